@@ -1,0 +1,56 @@
+"""What a token response says besides the token: launch context (SMART 2.2 "Launch context arrives with your access_token") and id_token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from joserfc import jwk, jwt
+
+from gateway.smart.scopes import split
+from gateway.smart.server.values import Endpoints, Snapshot
+from gateway.store.oauth_rows import Account, Grant
+
+
+def launch_context(grant: Grant, endpoints: Endpoints) -> dict[str, Any]:
+    """patient, encounter, banner and style of a grant. Introspection repeats them (HL7@277)."""
+    found: dict[str, Any] = {}
+    if grant.patient:
+        found = {"patient": grant.patient, "need_patient_banner": grant.need_patient_banner, "smart_style_url": endpoints.style}
+    if grant.encounter:
+        found["encounter"] = grant.encounter
+    return found
+
+
+def context_members(snapshot: Snapshot) -> dict[str, Any]:
+    """The launch context of the grant in question."""
+    return launch_context(snapshot.grant, snapshot.endpoints) if snapshot.grant else {}
+
+
+def fhir_user_url(account: Account, endpoints: Endpoints) -> str:
+    """The fhirUser claim: absolute, so that it means the same wherever it is read."""
+    return f"{endpoints.base}/{account.fhir_user}"
+
+
+def signed_identity(snapshot: Snapshot) -> dict[str, Any]:
+    """The id_token, when openid was granted: RS256 (OpenID Connect Core 2, SMART "Scopes for requesting identity data")."""
+    grant, account, code, key = snapshot.grant, snapshot.account, snapshot.code, snapshot.signing_key
+    if grant is None or account is None or code is None or key is None:
+        return {}
+    scopes = split(grant.scope)
+    if "openid" not in scopes:
+        return {}
+    issued = int(snapshot.now.timestamp())
+    claims: dict[str, Any] = {
+        "iss": snapshot.endpoints.base,
+        "sub": account.id,
+        "aud": grant.client_id,
+        "iat": issued,
+        "exp": issued + snapshot.lifetimes.access,
+        "auth_time": int(code.auth_time.timestamp()),
+    }
+    if code.nonce:
+        claims["nonce"] = code.nonce
+    if "fhirUser" in scopes or "profile" in scopes:
+        claims["fhirUser"] = fhir_user_url(account, snapshot.endpoints)
+    header = {"alg": "RS256", "kid": str(key["kid"]), "typ": "JWT"}
+    return {"id_token": jwt.encode(header, claims, jwk.RSAKey.import_key(dict(key)), algorithms=["RS256"])}

@@ -1,0 +1,128 @@
+"""What the token endpoint answers, and what must be committed for it. Pure but for the random bits of new tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from gateway.smart.scopes import split
+from gateway.smart.server.assertion import ClientAssertion
+from gateway.smart.server.authlib_core import InvalidClientError
+from gateway.smart.server.core import AUTH_METHODS, Core, OAuthClient, Request
+from gateway.smart.server.pkce import S256Always
+from gateway.smart.server.requests import Presented
+from gateway.smart.server.token_grants import BackendGrant, CodeGrant, RefreshGrant
+from gateway.smart.server.values import CLIENT_REFUSED, Decided, Effect, IssueTokens, Pairs, RememberJti, RevokeFamily, Snapshot, refused
+from gateway.store.oauth_rows import AccessToken, Client, Grant, RefreshToken, digest, new_id, new_secret
+
+
+class TokenCore(Core):
+    """Authlib's core over one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, asked: Presented) -> None:
+        super().__init__(snapshot.client, snapshot.endpoints.ehr)
+        self.snapshot = snapshot
+        self._asked = asked
+        self._effects: list[Effect] = []
+        self.assertion = ClientAssertion(
+            now=snapshot.now,
+            audiences=(snapshot.endpoints.token, snapshot.endpoints.base),  # RFC 7523: the endpoint, or the issuer
+            keys=snapshot.client_keys,
+            jwks_uri=snapshot.client.jwks_uri if snapshot.client else "",
+            jti_seen=snapshot.jti_seen,
+        )
+        self.register_client_auth_method("private_key_jwt", self.assertion)
+        self.register_client_auth_method("client_secret_basic", self._by_basic)
+        self.register_client_auth_method("none", self._by_name)
+        self.register_token_generator("default", self._new_token)
+        self.register_grant(CodeGrant, [S256Always(required=True)])
+        self.register_grant(RefreshGrant)
+        self.register_grant(BackendGrant)
+
+    def add(self, effect: Effect) -> None:
+        """Something must be committed."""
+        self._effects.append(effect)
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """All of them. A verified assertion is used up whatever became of the request."""
+        return (*self.assertion.remembered, *self._effects)
+
+    def save_token(self, token: dict[str, Any], request: Request) -> None:
+        """Make the rows of a generated token."""
+        snapshot, now = self.snapshot, self.snapshot.now
+        grant = snapshot.grant or Grant(
+            id=new_id(), ehr=snapshot.endpoints.ehr, client_id=request.client.row.id, scope=token["scope"], created_at=now, exchanged_at=now
+        )
+        access = AccessToken(digest(token["access_token"]), grant.id, token["scope"], now, now + timedelta(seconds=token["expires_in"]))
+        refresh = None
+        if "refresh_token" in token:
+            until = now + timedelta(seconds=snapshot.lifetimes.refresh)
+            refresh = RefreshToken(digest(token["refresh_token"]), grant.id, "active", now, until)
+        self.add(IssueTokens(grant.id, access, refresh, None if snapshot.grant else grant))
+
+    def _new_token(self, *, grant_type: str, scope: str, include_refresh_token: bool, **_: Any) -> dict[str, Any]:
+        lifetimes = self.snapshot.lifetimes
+        token: dict[str, Any] = {
+            "access_token": new_secret(),
+            "token_type": "Bearer",
+            "expires_in": lifetimes.backend if grant_type == "client_credentials" else lifetimes.access,  # AUTHLIB-E6
+            "scope": " ".join(split(scope)),
+        }
+        granted = self.snapshot.grant.scope if self.snapshot.grant else ""
+        if include_refresh_token and "offline_access" in split(granted):
+            token["refresh_token"] = new_secret()
+        return token
+
+    def _by_basic(self, query_client: Any, request: Request) -> OAuthClient | None:
+        del request
+        found, given = query_client(self._asked.client_id), self._asked.basic
+        return found if found and given and any(found.check_client_secret(secret) for secret in given.secrets) else None
+
+    def _by_name(self, query_client: Any, request: Request) -> OAuthClient | None:
+        """A public client, which may leave its name out when it refreshes: the token tells (seen in fhirclient-js 2.6)."""
+        form = request.form
+        if "client_secret" in form or "client_assertion" in form or self._asked.basic:
+            return None
+        row = self.snapshot.client
+        unnamed = not self._asked.client_id and row is not None and self.snapshot.refresh is not None
+        return query_client(row.id if unnamed and row else self._asked.client_id)
+
+
+def decide(asked: Presented, pairs: Pairs, snapshot: Snapshot) -> Decided:
+    """The answer to a POST at the token endpoint."""
+    if asked.problem:
+        return CLIENT_REFUSED if asked.problem == "invalid_client" else refused(asked.problem)
+    if "grant_type" not in asked.form:
+        return refused("invalid_request", "Missing 'grant_type'.")
+    core = TokenCore(snapshot, asked)
+    try:
+        answer: Decided = core.create_token_response(Request("POST", pairs))
+    except ValueError:  # AUTHLIB-E13: a description with characters that RFC 6749 forbids
+        answer = refused("invalid_request")
+    return _as_answered(answer, core)
+
+
+def _as_answered(answer: Decided, core: TokenCore) -> Decided:
+    """One face for all failures of client authentication, and no words of the caller's in ours."""
+    if answer.error == "invalid_client":
+        return replace(CLIENT_REFUSED, effects=core.effects)
+    if answer.error == "unsupported_grant_type":
+        return refused("unsupported_grant_type", "Offered: authorization_code, refresh_token, client_credentials.", effects=core.effects)
+    if answer.error:
+        return replace(answer, effects=tuple(effect for effect in core.effects if isinstance(effect, RememberJti | RevokeFamily)))
+    return replace(answer, effects=core.effects)
+
+
+def authenticate(asked: Presented, pairs: Pairs, snapshot: Snapshot, *, public: bool) -> tuple[Client | None, tuple[Effect, ...]]:
+    """The client of a request to introspection or revocation, None when it did not prove itself, and the assertion it used up."""
+    if asked.problem:
+        return None, ()
+    core = TokenCore(snapshot, asked)
+    methods = [method for method in AUTH_METHODS if public or method != "none"]
+    try:
+        found = core.authenticate_client(Request("POST", pairs), methods)
+    except (InvalidClientError, ValueError):
+        return None, core.effects
+    return found.row, core.effects

@@ -1,0 +1,162 @@
+"""Reads what a token request names, lets `decide` judge it, and commits the effects in one transaction, each by compare-and-set.
+
+Between reading and committing anything may have happened: then an effect is lost, nothing of the decision is stored, and the answer is
+the one that a later request would have had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.smart.server.assertion import ALGORITHMS
+from gateway.smart.server.decide import decide
+from gateway.smart.server.jwks import ClientKeys
+from gateway.smart.server.requests import Presented, presented
+from gateway.smart.server.values import (
+    CLIENT_REFUSED,
+    Caller,
+    Clock,
+    ConsumeCode,
+    Decided,
+    Effect,
+    Endpoints,
+    Event,
+    IssueTokens,
+    KeySource,
+    Lifetimes,
+    RecordIn,
+    RememberJti,
+    RevokeFamily,
+    RotateRefresh,
+    Snapshot,
+    TokenRequest,
+    refused,
+)
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import digest
+
+_ORDER: tuple[type[Effect], ...] = (RememberJti, ConsumeCode, RotateRefresh, RevokeFamily, IssueTokens)
+
+
+class _LostError(Exception):
+    """Somebody else was first."""
+
+    def __init__(self, effect: Effect) -> None:
+        super().__init__()
+        self.effect = effect
+
+
+class TokenDriver:
+    """The token endpoint of every EHR."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        public_url: str,
+        keys: KeySource,
+        client_keys: ClientKeys,
+        record_in: RecordIn,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock = now,
+    ) -> None:
+        self._database, self._public_url = database, public_url
+        self._keys, self._client_keys, self._record_in = keys, client_keys, record_in
+        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+
+    async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """The answer to a POST at the token endpoint."""
+        asked = presented(request)
+        snapshot = await self.snapshot(ehr, asked)
+        decided = decide(asked, request.pairs, snapshot)
+        event = Event(ehr, caller, snapshot.now, snapshot.client, snapshot.account, asked.client_id[:255])
+        while True:  # at most three times: each loss leaves fewer effects
+            try:
+                return await self._commit(decided, snapshot, event)
+            except _LostError as lost:
+                decided = _after_loss(lost.effect, decided)
+
+    async def snapshot(self, ehr: str, asked: Presented) -> Snapshot:
+        """Read everything that the request names. Keys are fetched outside of any transaction."""
+        found = Snapshot(self._clock(), Endpoints(self._public_url, ehr), self._lifetimes)
+        async with self._database.read() as connection:
+            found = await _read(connection, found, asked)
+        if found.client and asked.assertion and asked.assertion.header.get("alg") in ALGORITHMS and not asked.problem:
+            found = replace(found, client_keys=await self._client_keys.of(found.client))
+        if found.code:
+            found = replace(found, signing_key=await self._keys.signing())
+        return found
+
+    async def _commit(self, decided: Decided, snapshot: Snapshot, event: Event) -> Decided:
+        patient = snapshot.grant.patient if snapshot.grant else ""
+        revoked = any(isinstance(effect, RevokeFamily) for effect in decided.effects)
+        async with self._database.write() as connection:
+            for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
+                if not await _apply(connection, effect, snapshot):
+                    raise _LostError(effect)
+            record = event.record("token", decided.status, reason=decided.error, patient=patient, detail="family-revoked" if revoked else "")
+            await self._record_in(connection, record)
+        return decided
+
+
+async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) -> Snapshot:
+    form = asked.form
+    code = await rows.code(connection, digest(form["code"])) if "code" in form else None
+    refresh = await rows.refresh_token(connection, digest(form["refresh_token"])) if "refresh_token" in form and code is None else None
+    grant_id = code.grant_id if code else refresh.grant_id if refresh else ""
+    grant = await rows.grant(connection, grant_id) if grant_id else None
+    client = await rows.client(connection, asked.client_id) if asked.client_id else None
+    if client is None and not asked.client_id and refresh and grant:
+        family = await rows.client(connection, grant.client_id)
+        client = family if family and family.auth_method == "none" else None
+    return replace(
+        found,
+        client=client,
+        code=code,
+        refresh=refresh,
+        grant=grant,
+        account=await rows.account(connection, grant.account_id) if grant and grant.account_id else None,
+        listed=await rows.listed(connection, grant.account_id) if grant and grant.account_id else (),
+        jti_seen=await rows.jti_seen(connection, asked.assertion.jti_hash) if asked.assertion else False,
+    )
+
+
+async def _apply(connection: AsyncConnection, effect: Effect, snapshot: Snapshot) -> bool:
+    """Do it. False: lost."""
+    moment = snapshot.now
+    match effect:
+        case RememberJti(hash_, expires_at):
+            return await rows.remember_jti(connection, hash_, expires_at)
+        case ConsumeCode(hash_, _):
+            return await rows.consume_code(connection, hash_, moment)
+        case RotateRefresh(hash_, _):
+            return await rows.rotate_refresh_token(connection, hash_, moment)
+        case RevokeFamily(grant_id, reason):
+            await rows.revoke_grant(connection, grant_id, moment, reason)
+            return True
+        case IssueTokens(grant_id, access, refresh, grant):
+            if grant:
+                await rows.add_grant(connection, grant)
+            elif not await rows.use_grant(connection, grant_id, moment):
+                return False
+            await rows.add_access_token(connection, access)
+            if refresh:
+                await rows.add_refresh_token(connection, refresh)
+            return True
+
+
+def _after_loss(effect: Effect, decided: Decided) -> Decided:
+    """What the later of two requests gets. A code or refresh token that was used by another is proof of reuse."""
+    assertion = tuple(one for one in decided.effects if isinstance(one, RememberJti))
+    match effect:
+        case RememberJti():
+            return CLIENT_REFUSED
+        case ConsumeCode(_, grant_id):
+            return refused("invalid_grant", effects=(*assertion, RevokeFamily(grant_id, "code-reused")))
+        case RotateRefresh(_, grant_id):
+            return refused("invalid_grant", effects=(*assertion, RevokeFamily(grant_id, "refresh-reused")))
+        case RevokeFamily() | IssueTokens():
+            return refused("invalid_grant", effects=assertion)

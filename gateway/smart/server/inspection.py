@@ -1,0 +1,114 @@
+"""Introspection (RFC 7662, SMART 2.2 "Token introspection") and revocation (RFC 7009)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.smart.scopes import split
+from gateway.smart.server.bearer import refusal
+from gateway.smart.server.context import fhir_user_url, launch_context
+from gateway.smart.server.decide import authenticate
+from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.requests import presented, repeated
+from gateway.smart.server.values import (
+    CLIENT_REFUSED,
+    Caller,
+    Clock,
+    Decided,
+    Effect,
+    Endpoints,
+    Event,
+    RecordIn,
+    RememberJti,
+    TokenRequest,
+    refused,
+)
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Bearer, Client, digest
+
+_INACTIVE: dict[str, Any] = {"active": False}
+
+
+class Inspector:
+    """Who may ask about a token: any confidential client of the EHR, and any holder of a token that counts there (HL7@282, 283)."""
+
+    def __init__(self, database: Database, driver: TokenDriver, *, public_url: str, record_in: RecordIn, clock: Clock = now) -> None:
+        self._database, self._driver, self._public_url = database, driver, public_url
+        self._record_in, self._clock = record_in, clock
+
+    async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """What a token says, or that it is not active, and then nothing else."""
+        del caller
+        token = dict(request.pairs).get("token", "")
+        if repeated(request.pairs) or not token:
+            return refused("invalid_request")
+        if not await self._may_ask(ehr, request):
+            return CLIENT_REFUSED
+        async with self._database.read() as connection:
+            found = await rows.bearer(connection, digest(token))
+        if found is None or refusal(found, ehr, self._clock()):
+            return Decided(200, _INACTIVE)
+        return Decided(200, described(found, Endpoints(self._public_url, ehr)))
+
+    async def revoke(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """End a token of the asking client. A refresh token ends its whole family; what is unknown or another's is left alone, and 200."""
+        token = dict(request.pairs).get("token", "")
+        if repeated(request.pairs) or not token:
+            return refused("invalid_request")
+        client = await self._client(ehr, request, public=True)
+        if client is None:
+            return CLIENT_REFUSED
+        moment = self._clock()
+        async with self._database.write() as connection:
+            hash_ = digest(token)
+            refresh, access = await rows.refresh_token(connection, hash_), await rows.access_token(connection, hash_)
+            grant = await rows.grant(connection, (refresh or access).grant_id) if refresh or access else None  # type: ignore[union-attr]
+            if grant is None or grant.client_id != client.id or grant.ehr != ehr:
+                return Decided(200, {})
+            if refresh:
+                await rows.revoke_grant(connection, grant.id, moment, "client")
+            else:
+                await rows.revoke_access_token(connection, hash_, moment)
+            account = await rows.account(connection, grant.account_id) if grant.account_id else None
+            event = Event(ehr, caller, moment, client, account)
+            await self._record_in(connection, event.record("revoke", 200, patient=grant.patient))
+        return Decided(200, {})
+
+    async def _may_ask(self, ehr: str, request: TokenRequest) -> bool:
+        header = request.authorization[0] if len(request.authorization) == 1 else ""
+        scheme, _, value = header.partition(" ")
+        if scheme.lower() != "bearer":
+            return await self._client(ehr, request, public=False) is not None
+        async with self._database.read() as connection:
+            return not refusal(await rows.bearer(connection, digest(value.strip())), ehr, self._clock())
+
+    async def _client(self, ehr: str, request: TokenRequest, *, public: bool) -> Client | None:
+        asked = presented(request)
+        client, effects = authenticate(asked, request.pairs, await self._driver.snapshot(ehr, asked), public=public)
+        return client if await self._use_assertion(effects) else None
+
+    async def _use_assertion(self, effects: tuple[Effect, ...]) -> bool:
+        used = [effect for effect in effects if isinstance(effect, RememberJti)]
+        if not used:
+            return True
+        async with self._database.write() as connection:
+            return all([await rows.remember_jti(connection, one.hash, one.expires_at) for one in used])
+
+
+def described(bearer: Bearer, endpoints: Endpoints) -> dict[str, Any]:
+    """The members of an active token: those of RFC 7662, and the launch context again (HL7@277)."""
+    token, grant, account = bearer.token, bearer.grant, bearer.account
+    found: dict[str, Any] = {
+        "active": True,
+        "token_type": "Bearer",
+        "client_id": grant.client_id,
+        "scope": token.scope,
+        "iat": int(token.issued_at.timestamp()),
+        "exp": int(token.expires_at.timestamp()),
+        "iss": endpoints.base,
+        "sub": account.id if account else grant.client_id,
+    }
+    if account and {"fhirUser", "profile"} & set(split(grant.scope)):
+        found["fhirUser"] = fhir_user_url(account, endpoints)
+    return found | launch_context(grant, endpoints)

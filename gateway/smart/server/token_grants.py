@@ -1,0 +1,147 @@
+"""The three grants of the token endpoint over a snapshot. What they would store becomes an effect.
+
+Overrides: AUTHLIB-E6 (lifetimes), E7 (rotation, reuse detection, narrowing by the scope algebra), E8 (a code is consumed by compare-and-set,
+and its second use ends the family), E10 (the scope that was consented to is the code's).
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false  # Authlib is untyped: authlib_core.py
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.smart.scopes import is_subset, parse_scope, split
+from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidScopeError, RefreshTokenGrant
+from gateway.smart.server.context import context_members, signed_identity
+from gateway.smart.server.core import AUTH_METHODS, OAuthClient
+from gateway.smart.server.values import ConsumeCode, Effect, RevokeFamily, RotateRefresh, Snapshot, may_act_on
+from gateway.store.oauth_rows import Account, Code, Grant, RefreshToken
+
+
+def holder(snapshot: Snapshot) -> Account | None:
+    """The person behind the grant, while she may still do what it says (ATK-F23)."""
+    grant, account = snapshot.grant, snapshot.account
+    if grant is None or account is None or grant.revoked_at is not None:
+        return None
+    if account.disabled_at is not None or account.ehr != grant.ehr:
+        return None
+    if grant.patient and not may_act_on(account, snapshot.listed, grant.patient, launched=grant.context == "launch"):
+        return None
+    return account
+
+
+class Issued:
+    """A code or refresh token with its grant, as the core asks about it."""
+
+    def __init__(self, row: Code | RefreshToken, grant: Grant) -> None:
+        self.row, self.grant = row, grant
+
+    @property
+    def code_challenge(self) -> str:
+        """PKCE."""
+        return self.row.code_challenge if isinstance(self.row, Code) else ""
+
+    @property
+    def code_challenge_method(self) -> str:
+        """PKCE."""
+        return "S256"
+
+    def get_redirect_uri(self) -> str:
+        """The one of the authorization request."""
+        return self.row.redirect_uri if isinstance(self.row, Code) else ""
+
+    def get_scope(self) -> str:
+        """What the person granted (AUTHLIB-E10)."""
+        return self.grant.scope
+
+    def check_client(self, client: OAuthClient) -> bool:
+        """Whether it was issued to this client."""
+        return self.grant.client_id == client.row.id
+
+
+class CodeGrant(AuthorizationCodeGrant):
+    """authorization_code."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = list(AUTH_METHODS)  # noqa: RUF012  # Authlib's own shape
+
+    def query_authorization_code(self, code: str, client: OAuthClient) -> Issued | None:
+        """The code, if it is this client's and unused. A used one ends the family (RFC 6749 section 4.1.2, ATK-O6)."""
+        del code
+        snapshot: Snapshot = self.server.snapshot
+        row, grant = snapshot.code, snapshot.grant
+        if row is None or grant is None or row.client_id != client.row.id or grant.ehr != snapshot.endpoints.ehr:
+            return None
+        if row.state != "issued":
+            self.server.add(RevokeFamily(grant.id, "code-reused"))
+            return None
+        return Issued(row, grant) if snapshot.now < row.expires_at else None
+
+    def authenticate_user(self, authorization_code: Issued) -> Account | None:
+        """The person who consented."""
+        del authorization_code
+        return holder(self.server.snapshot)
+
+    def delete_authorization_code(self, authorization_code: Issued) -> None:
+        """Use it up (AUTHLIB-E8)."""
+        self.server.add(ConsumeCode(authorization_code.row.hash, authorization_code.grant.id))
+
+    def create_token_response(self) -> Any:
+        """The token, the launch context, and who signed in."""
+        status, token, headers = super().create_token_response()
+        snapshot: Snapshot = self.server.snapshot
+        return status, token | context_members(snapshot) | signed_identity(snapshot), headers
+
+
+class RefreshGrant(RefreshTokenGrant):
+    """refresh_token, with rotation (RFC 9700 section 2.2.2)."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = list(AUTH_METHODS)  # noqa: RUF012  # Authlib's own shape
+    INCLUDE_NEW_REFRESH_TOKEN = True
+
+    def authenticate_refresh_token(self, refresh_token: str) -> Issued | None:
+        """The token, if it is this client's and was not used. A rotated one ends the family (ATK-O13)."""
+        del refresh_token
+        snapshot: Snapshot = self.server.snapshot
+        row, grant = snapshot.refresh, snapshot.grant
+        if row is None or grant is None or grant.client_id != self.request.client.row.id or grant.ehr != snapshot.endpoints.ehr:
+            return None
+        if row.state != "active":
+            self.server.add(RevokeFamily(grant.id, "refresh-reused"))
+            return None
+        return Issued(row, grant) if snapshot.now < row.expires_at and holder(snapshot) else None
+
+    def _validate_token_scope(self, token: Issued) -> None:
+        """Refreshing may narrow and never widen (AUTHLIB-E7)."""
+        scope = self.request.payload.scope
+        if scope and not is_subset(scope, token.get_scope()):
+            raise InvalidScopeError
+
+    def authenticate_user(self, refresh_token: Issued) -> Account | None:
+        """The person who consented."""
+        del refresh_token
+        return holder(self.server.snapshot)
+
+    def revoke_old_credential(self, refresh_token: Issued) -> None:
+        """Use it up."""
+        self.server.add(RotateRefresh(refresh_token.row.hash, refresh_token.grant.id))
+
+    def create_token_response(self) -> Any:
+        """The token and the launch context."""
+        status, token, headers = super().create_token_response()
+        return status, token | context_members(self.server.snapshot), headers
+
+
+class BackendGrant(ClientCredentialsGrant):
+    """client_credentials, by private_key_jwt only (SMART Backend Services: a shared secret is not enough)."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = ["private_key_jwt"]  # noqa: RUF012  # Authlib's own shape
+
+    def validate_requested_scope(self) -> None:
+        """system/ scopes within the registration, at least one; anything beyond refuses the whole (HL7@250)."""
+        wanted = split(self.request.payload.scope or "")
+        registered: str = self.client.row.scope
+        system = all((scope := parse_scope(text)) is not None and scope.level == "system" for text in wanted)
+        if not wanted or not registered or not system or not is_subset(" ".join(wanted), registered):
+            raise InvalidScopeError
+
+
+__all__ = ["BackendGrant", "CodeGrant", "Effect", "Issued", "RefreshGrant", "holder"]

@@ -1,0 +1,427 @@
+"""Reads and compare-and-set writes of the authorization server, on a connection that the caller opened.
+
+Every change of state that may happen once only (a code, a launch, a refresh token, an assertion, a consent) is an UPDATE or INSERT whose
+row count says whether this caller was the one (RFC 9700 section 4.2: atomic consume). None of these functions commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.store import oauth_tables as t
+from gateway.store.oauth_rows import (
+    AccessToken,
+    Account,
+    Bearer,
+    Client,
+    Code,
+    Grant,
+    Launch,
+    ListedPatient,
+    RefreshToken,
+    SigningKey,
+    Transaction,
+    WebSession,
+)
+
+T = TypeVar("T")
+
+
+def _mapping(row: Any) -> Mapping[str, Any]:
+    return row._mapping  # noqa: SLF001  # SQLAlchemy's documented accessor
+
+
+def _value(cls: type[T], row: Any, prefix: str = "") -> T | None:
+    """A row as its dataclass; JSON lists become tuples."""
+    if row is None:
+        return None
+    mapping = _mapping(row)
+    found: dict[str, Any] = {}
+    for item in fields(cast("Any", cls)):
+        raw = mapping[prefix + item.name]
+        found[item.name] = tuple(cast("list[Any]", raw)) if isinstance(raw, list) else raw
+    return cls(**found)
+
+
+async def _one(connection: AsyncConnection, cls: type[T], table: Table, key: str, column: str = "hash") -> T | None:
+    row = (await connection.execute(select(table).where(table.c[column] == key))).first()
+    return _value(cls, row)
+
+
+async def _changed(connection: AsyncConnection, statement: Any) -> bool:
+    result = cast("CursorResult[Any]", await connection.execute(statement))
+    return result.rowcount == 1
+
+
+async def _add_once(connection: AsyncConnection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert unless the key is there. True when this caller inserted."""
+    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    return await _changed(connection, make(table).values(**values).on_conflict_do_nothing())
+
+
+# Clients -----------------------------------------------------------------------------------------------------------------
+
+
+async def client(connection: AsyncConnection, client_id: str) -> Client | None:
+    """A registered client, disabled ones included."""
+    return await _one(connection, Client, t.client, client_id, "id")
+
+
+async def clients(connection: AsyncConnection) -> tuple[Client, ...]:
+    """All of them, by id."""
+    rows = (await connection.execute(select(t.client).order_by(t.client.c.id))).all()
+    return tuple(found for row in rows if (found := _value(Client, row)) is not None)
+
+
+async def put_client(connection: AsyncConnection, value: Client, origins: frozenset[str]) -> None:
+    """Add a client, or replace the one with that id."""
+    values = _plain(value)
+    if not await _add_once(connection, t.client, values):
+        await connection.execute(update(t.client).where(t.client.c.id == value.id).values(**values))
+    await connection.execute(delete(t.client_origin).where(t.client_origin.c.client_id == value.id))
+    for origin in sorted(origins):
+        await connection.execute(insert(t.client_origin).values(client_id=value.id, origin=origin))
+
+
+async def origin_registered(connection: AsyncConnection, origin: str) -> bool:
+    """Whether some client that is in use has a redirect URI on this web origin."""
+    statement = (
+        select(t.client_origin.c.origin)
+        .join(t.client, t.client.c.id == t.client_origin.c.client_id)
+        .where(t.client_origin.c.origin == origin, t.client.c.disabled_at.is_(None))
+        .limit(1)
+    )
+    return (await connection.execute(statement)).first() is not None
+
+
+# Accounts and sessions -----------------------------------------------------------------------------------------------------
+
+
+async def account(connection: AsyncConnection, account_id: str) -> Account | None:
+    """By id."""
+    return await _one(connection, Account, t.account, account_id, "id")
+
+
+async def account_named(connection: AsyncConnection, username: str) -> Account | None:
+    """By its normalised user name."""
+    return await _one(connection, Account, t.account, username, "username")
+
+
+async def accounts(connection: AsyncConnection) -> tuple[Account, ...]:
+    """All of them, by user name."""
+    rows = (await connection.execute(select(t.account).order_by(t.account.c.username))).all()
+    return tuple(found for row in rows if (found := _value(Account, row)) is not None)
+
+
+async def put_account(connection: AsyncConnection, value: Account, patients: tuple[ListedPatient, ...]) -> bool:
+    """Add an account with its list. False when the user name is taken."""
+    if not await _add_once(connection, t.account, _plain(value)):
+        return False
+    await set_listed(connection, value.id, patients)
+    return True
+
+
+async def set_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
+    """Replace the password's hash."""
+    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(password_hash=password_hash))
+
+
+async def disable_account(connection: AsyncConnection, account_id: str, at: datetime) -> None:
+    """From the next request on, this person and all tokens in her name are refused."""
+    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))
+
+
+async def listed(connection: AsyncConnection, account_id: str) -> tuple[ListedPatient, ...]:
+    """The patients that an account may see besides its own, by id."""
+    table = t.account_patient
+    rows = await connection.execute(select(table.c.patient, table.c.display).where(table.c.account_id == account_id).order_by(table.c.patient))
+    return tuple(ListedPatient(row.patient, row.display) for row in rows)
+
+
+async def set_listed(connection: AsyncConnection, account_id: str, patients: tuple[ListedPatient, ...]) -> None:
+    """Replace the list."""
+    table = t.account_patient
+    await connection.execute(delete(table).where(table.c.account_id == account_id))
+    for one in patients:
+        await connection.execute(insert(table).values(account_id=account_id, patient=one.patient, display=one.display))
+
+
+async def web_session(connection: AsyncConnection, hash_: str) -> WebSession | None:
+    """By the hash of its cookie."""
+    return await _one(connection, WebSession, t.web_session, hash_)
+
+
+async def add_web_session(connection: AsyncConnection, value: WebSession) -> None:
+    """Begin a session."""
+    await connection.execute(insert(t.web_session).values(**_plain(value)))
+
+
+async def touch_web_session(connection: AsyncConnection, hash_: str, at: datetime) -> None:
+    """It was used just now."""
+    await connection.execute(update(t.web_session).where(t.web_session.c.hash == hash_).values(seen_at=at))
+
+
+async def pick_session_patient(connection: AsyncConnection, hash_: str, patient: str) -> bool:
+    """Whose record this session shows from now on."""
+    return await _changed(connection, update(t.web_session).where(t.web_session.c.hash == hash_).values(patient=patient))
+
+
+async def end_web_session(connection: AsyncConnection, hash_: str) -> None:
+    """Sign out."""
+    await connection.execute(delete(t.web_session).where(t.web_session.c.hash == hash_))
+
+
+async def end_web_sessions_of(connection: AsyncConnection, account_id: str) -> None:
+    """Sign out everywhere: the password changed, or the account was disabled."""
+    await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
+
+
+async def count_attempt(connection: AsyncConnection, key: str, at: datetime, window_began: datetime) -> tuple[int, datetime]:
+    """Count one more attempt. Returns how many there were since when, this one included; an older window begins anew."""
+    table = t.sign_in_attempt
+    if await _add_once(connection, table, {"key": key, "count": 1, "since": at}):
+        return 1, at
+    await connection.execute(update(table).where(table.c.key == key, table.c.since <= window_began).values(count=0, since=at))
+    await connection.execute(update(table).where(table.c.key == key).values(count=table.c.count + 1))
+    row = (await connection.execute(select(table.c.count, table.c.since).where(table.c.key == key))).one()
+    return int(row[0]), row[1]
+
+
+async def uncount_attempt(connection: AsyncConnection, key: str) -> None:
+    """Take one attempt back: it succeeded."""
+    table = t.sign_in_attempt
+    await connection.execute(update(table).where(table.c.key == key, table.c.count > 0).values(count=table.c.count - 1))
+
+
+async def forget_attempts(connection: AsyncConnection, key: str) -> None:
+    """A success clears the count."""
+    await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.key == key))
+
+
+# Authorization: transaction, launch, code ------------------------------------------------------------------------------------
+
+
+async def add_transaction(connection: AsyncConnection, value: Transaction) -> None:
+    """A validated authorization request waits for the person."""
+    await connection.execute(insert(t.transaction).values(**_plain(value)))
+
+
+async def transaction(connection: AsyncConnection, hash_: str) -> Transaction | None:
+    """By the hash of its handle."""
+    return await _one(connection, Transaction, t.transaction, hash_)
+
+
+async def bind_transaction(connection: AsyncConnection, hash_: str, *, session_hash: str, account_id: str) -> bool:
+    """Who goes on with it. Any patient that was picked before is forgotten."""
+    return await _changed(
+        connection,
+        update(t.transaction)
+        .where(t.transaction.c.hash == hash_, t.transaction.c.state == "open")
+        .values(session_hash=session_hash, account_id=account_id, patient=""),
+    )
+
+
+async def pick_patient(connection: AsyncConnection, hash_: str, patient: str) -> bool:
+    """The patient that the person chose."""
+    return await _changed(
+        connection,
+        update(t.transaction).where(t.transaction.c.hash == hash_, t.transaction.c.state == "open").values(patient=patient),
+    )
+
+
+async def finish_transaction(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """End it. True once."""
+    return await _changed(
+        connection,
+        update(t.transaction)
+        .where(t.transaction.c.hash == hash_, t.transaction.c.state == "open", t.transaction.c.expires_at > at)
+        .values(state="done"),
+    )
+
+
+async def add_launch(connection: AsyncConnection, value: Launch) -> None:
+    """A launch handle that the EHR hands to an app."""
+    await connection.execute(insert(t.launch).values(**_plain(value)))
+
+
+async def launch(connection: AsyncConnection, hash_: str) -> Launch | None:
+    """By the hash of its handle."""
+    return await _one(connection, Launch, t.launch, hash_)
+
+
+async def consume_launch(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """Use it. True once, and only in time."""
+    return await _changed(
+        connection,
+        update(t.launch).where(t.launch.c.hash == hash_, t.launch.c.state == "open", t.launch.c.expires_at > at).values(state="used"),
+    )
+
+
+async def add_code(connection: AsyncConnection, value: Code) -> None:
+    """An authorization code on its way to the app."""
+    await connection.execute(insert(t.code).values(**_plain(value)))
+
+
+async def code(connection: AsyncConnection, hash_: str) -> Code | None:
+    """By its hash, used ones included: a second use must be seen."""
+    return await _one(connection, Code, t.code, hash_)
+
+
+async def consume_code(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """Use it. True once, and only in time."""
+    return await _changed(
+        connection,
+        update(t.code).where(t.code.c.hash == hash_, t.code.c.state == "issued", t.code.c.expires_at > at).values(state="used"),
+    )
+
+
+# Grants and tokens -----------------------------------------------------------------------------------------------------------
+
+
+async def add_grant(connection: AsyncConnection, value: Grant) -> None:
+    """A new family."""
+    await connection.execute(insert(t.grant).values(**_plain(value)))
+
+
+async def grant(connection: AsyncConnection, grant_id: str) -> Grant | None:
+    """By id."""
+    return await _one(connection, Grant, t.grant, grant_id, "id")
+
+
+async def grants_of(connection: AsyncConnection, account_id: str) -> tuple[Grant, ...]:
+    """What this person allowed and has not taken back, newest first. Codes that were never exchanged do not count."""
+    table = t.grant
+    rows = await connection.execute(
+        select(table)
+        .where(table.c.account_id == account_id, table.c.revoked_at.is_(None), table.c.exchanged_at.is_not(None))
+        .order_by(table.c.created_at.desc(), table.c.id)
+    )
+    return tuple(found for row in rows if (found := _value(Grant, row)) is not None)
+
+
+async def use_grant(connection: AsyncConnection, grant_id: str, at: datetime) -> bool:
+    """Note that tokens are issued under it. False when it was revoked meanwhile."""
+    return await _changed(
+        connection,
+        update(t.grant).where(t.grant.c.id == grant_id, t.grant.c.revoked_at.is_(None)).values(exchanged_at=at),
+    )
+
+
+async def revoke_grant(connection: AsyncConnection, grant_id: str, at: datetime, reason: str, *, account_id: str = "") -> bool:
+    """End a family: all its tokens are dead at the next request. True when this call ended it. With `account_id`, only that person's."""
+    statement = update(t.grant).where(t.grant.c.id == grant_id, t.grant.c.revoked_at.is_(None))
+    if account_id:
+        statement = statement.where(t.grant.c.account_id == account_id)
+    return await _changed(connection, statement.values(revoked_at=at, revoked_reason=reason))
+
+
+async def add_access_token(connection: AsyncConnection, value: AccessToken) -> None:
+    """Issue it."""
+    await connection.execute(insert(t.access_token).values(**_plain(value)))
+
+
+async def access_token(connection: AsyncConnection, hash_: str) -> AccessToken | None:
+    """By its hash."""
+    return await _one(connection, AccessToken, t.access_token, hash_)
+
+
+async def revoke_access_token(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """End one access token, and not its family."""
+    return await _changed(
+        connection,
+        update(t.access_token).where(t.access_token.c.hash == hash_, t.access_token.c.revoked_at.is_(None)).values(revoked_at=at),
+    )
+
+
+async def add_refresh_token(connection: AsyncConnection, value: RefreshToken) -> None:
+    """Issue it."""
+    await connection.execute(insert(t.refresh_token).values(**_plain(value)))
+
+
+async def refresh_token(connection: AsyncConnection, hash_: str) -> RefreshToken | None:
+    """By its hash, rotated ones included: a second use must be seen."""
+    return await _one(connection, RefreshToken, t.refresh_token, hash_)
+
+
+async def rotate_refresh_token(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """Use it. True once, and only in time."""
+    table = t.refresh_token
+    return await _changed(
+        connection,
+        update(table).where(table.c.hash == hash_, table.c.state == "active", table.c.expires_at > at).values(state="rotated"),
+    )
+
+
+async def jti_seen(connection: AsyncConnection, hash_: str) -> bool:
+    """Whether this assertion was used before."""
+    return (await connection.execute(select(t.assertion_jti.c.hash).where(t.assertion_jti.c.hash == hash_))).first() is not None
+
+
+async def remember_jti(connection: AsyncConnection, hash_: str, expires_at: datetime) -> bool:
+    """Use an assertion. True once."""
+    return await _add_once(connection, t.assertion_jti, {"hash": hash_, "expires_at": expires_at})
+
+
+# Signing keys ----------------------------------------------------------------------------------------------------------------
+
+
+async def signing_keys(connection: AsyncConnection) -> tuple[SigningKey, ...]:
+    """All of them, the newest slot first."""
+    rows = (await connection.execute(select(t.signing_key).order_by(t.signing_key.c.slot.desc()))).all()
+    return tuple(found for row in rows if (found := _value(SigningKey, row)) is not None)
+
+
+async def add_signing_key(connection: AsyncConnection, value: SigningKey) -> bool:
+    """Fill a slot. False when another process filled it first."""
+    return await _add_once(connection, t.signing_key, _plain(value))
+
+
+# Bearers ---------------------------------------------------------------------------------------------------------------------
+
+
+def _labelled(table: Table, prefix: str) -> list[Any]:
+    return [column.label(prefix + column.name) for column in table.c]
+
+
+_BEARER = (
+    select(*_labelled(t.access_token, "token_"), *_labelled(t.grant, "grant_"), *_labelled(t.client, "client_"), *_labelled(t.account, "account_"))
+    .join(t.grant, t.grant.c.id == t.access_token.c.grant_id)
+    .join(t.client, t.client.c.id == t.grant.c.client_id)
+    .outerjoin(t.account, t.account.c.id == t.grant.c.account_id)
+)
+
+
+async def bearer(connection: AsyncConnection, hash_: str) -> Bearer | None:
+    """An access token with its grant, client, account and the account's list, whatever their state: the caller judges."""
+    row = (await connection.execute(_BEARER.where(t.access_token.c.hash == hash_))).first()
+    if row is None:
+        return None
+    token, grant_ = _value(AccessToken, row, "token_"), _value(Grant, row, "grant_")
+    client_ = _value(Client, row, "client_")
+    account_ = _value(Account, row, "account_") if _mapping(row)["account_id"] else None
+    if token is None or grant_ is None or client_ is None:  # an inner join gave them
+        return None
+    return Bearer(token, grant_, client_, account_, await listed(connection, account_.id) if account_ else ())
+
+
+async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:
+    """Forget what can have no effect any more. `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen."""
+    for table in (t.transaction, t.launch, t.access_token, t.assertion_jti):
+        await connection.execute(delete(table).where(table.c.expires_at < now))
+    for table in (t.code, t.refresh_token):
+        await connection.execute(delete(table).where(table.c.expires_at < kept_until))
+    await connection.execute(delete(t.web_session).where(t.web_session.c.seen_at < idle_since))
+    await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.since < kept_until))
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    found = asdict(value)
+    return {key: list(cast("tuple[Any, ...]", item)) if isinstance(item, tuple) else item for key, item in found.items()}

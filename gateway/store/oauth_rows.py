@@ -1,0 +1,203 @@
+"""The rows of the authorization server as frozen values. What is secret is here only as its SHA-256 (`digest`)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+def digest(secret: str) -> str:
+    """How a secret of 256 random bits is kept: SHA-256, hexadecimal. Nothing slower is needed for a value nobody can guess."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def new_secret() -> str:
+    """256 random bits, base64url, 43 characters."""
+    return secrets.token_urlsafe(32)
+
+
+def new_id() -> str:
+    """A name for a row that is no secret: 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A registered client (RFC 7591). `ehrs` names the EHRs it may use, or ("*",)."""
+
+    id: str
+    name: str
+    auth_method: str  # none | client_secret_basic | client_secret_post | private_key_jwt
+    grant_types: tuple[str, ...]
+    redirect_uris: tuple[str, ...]
+    scope: str  # what it may ask for; "" for an app: whatever a person may grant
+    ehrs: tuple[str, ...]
+    created_at: datetime
+    secret_hash: str = ""
+    jwks: Mapping[str, Any] | None = None
+    jwks_uri: str = ""
+    launch_uri: str = ""
+    push: Mapping[str, str] | None = None  # {"mode": "deliver", "ehr": ..., "source_ehr": ...}
+    registered: Mapping[str, Any] | None = None  # the metadata as registered, without the secret
+    disabled_at: datetime | None = None
+
+    def may_use(self, ehr: str) -> bool:
+        """Whether this client counts at that EHR."""
+        return self.disabled_at is None and ("*" in self.ehrs or ehr in self.ehrs)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A person who signs in. `fhir_user` is `Patient/p1`, `RelatedPerson/r1`, `Practitioner/7` or `PractitionerRole/8`."""
+
+    id: str
+    username: str
+    password_hash: str
+    ehr: str
+    fhir_user: str
+    display_name: str
+    created_at: datetime
+    disabled_at: datetime | None = None
+
+    @property
+    def is_practitioner(self) -> bool:
+        """Whether it acts as staff, whose patients come from an EHR launch or a list."""
+        return self.fhir_user.startswith(("Practitioner/", "PractitionerRole/"))
+
+    @property
+    def own_patient(self) -> str:
+        """The id of this person's own record, or ""."""
+        kind, _, id_ = self.fhir_user.partition("/")
+        return id_ if kind == "Patient" else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPatient:
+    """A patient whose data an account may see besides its own."""
+
+    patient: str
+    display: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WebSession:
+    """A signed-in browser."""
+
+    hash: str
+    account_id: str
+    created_at: datetime
+    seen_at: datetime
+    patient: str = ""  # whose record the portal shows; "": nobody chose yet
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One authorization request on its way from the app to the consent. `request` is the validated request as plain JSON."""
+
+    hash: str
+    browser_hash: str
+    ehr: str
+    client_id: str
+    request: Mapping[str, Any]
+    state: str  # open | done
+    expires_at: datetime
+    launch_hash: str = ""
+    session_hash: str = ""  # set at sign-in: from then on only that session goes on
+    account_id: str = ""
+    patient: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """An EHR launch handle (SMART 2.2 "EHR launch"): one use, a few minutes."""
+
+    hash: str
+    ehr: str
+    client_id: str
+    patient: str
+    encounter: str
+    account_id: str  # the EHR user it is bound to, or ""
+    need_patient_banner: bool
+    state: str  # open | used
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A private key, sealed, and since when it is there."""
+
+    slot: int
+    sealed: bytes
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one person (or, for a backend client, the operator) allowed one client: the family of tokens that a revocation ends."""
+
+    id: str
+    ehr: str
+    client_id: str
+    scope: str
+    created_at: datetime
+    account_id: str = ""
+    patient: str = ""
+    encounter: str = ""
+    context: str = ""  # launch: the EHR chose the patient | picked: the person did | ""
+    need_patient_banner: bool = True
+    exchanged_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoked_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """An authorization code: one use, a minute."""
+
+    hash: str
+    grant_id: str
+    client_id: str
+    redirect_uri: str
+    code_challenge: str  # S256, always
+    nonce: str
+    auth_time: datetime
+    state: str  # issued | used
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """An opaque bearer token."""
+
+    hash: str
+    grant_id: str
+    scope: str
+    issued_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """One link in the chain of rotated refresh tokens. Its scope is that of the grant (RFC 6749 section 6)."""
+
+    hash: str
+    grant_id: str
+    state: str  # active | rotated
+    issued_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """All that a request with an access token needs to know, read together."""
+
+    token: AccessToken
+    grant: Grant
+    client: Client
+    account: Account | None
+    listed: tuple[ListedPatient, ...] = ()
