@@ -1,0 +1,132 @@
+"""The settings: each declared once, with its default, its help text and its check. Components get plain arguments made from these."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+from gateway.config import parse
+from gateway.errors import ConfigError
+
+T = TypeVar("T")
+_NO_LIVES: Mapping[str, float] = {}
+
+
+def _setting(default: T, help_: str, check: parse.Parse, *, secret: bool = False, env_only: bool = False) -> T:
+    """A dataclass field that knows its help text and how to read itself from TOML, text or a flag."""
+    metadata = {"help": help_, "parse": check, "secret": secret, "env_only": env_only}
+    if isinstance(default, dict):  # an empty table: each instance its own
+        return cast("T", field(default_factory=dict[str, Any], metadata=metadata))
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+@dataclass(frozen=True, slots=True)
+class EhrSettings:
+    """One EHR, `[ehr.NAME]` in the file. Secrets come from files or from the environment, never from the settings file."""
+
+    name: str = ""
+    url: str = _setting("", "Base URL of its FHIR R4 server.", parse.url)
+    display: str = _setting("", "Its name for people, on pages and consents. Without it, the name in the configuration.", parse.text)
+    platform: str = _setting("auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi"))
+    auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls"))
+    username: str = _setting("", "For auth = basic.", parse.text)
+    password: str = _setting("", "For auth = basic, by variable only.", parse.text, secret=True, env_only=True)
+    password_file: Path | None = _setting(None, "For auth = basic: a file that holds the password.", parse.file)
+    bearer: str = _setting("", "For auth = bearer, by variable only.", parse.text, secret=True, env_only=True)
+    bearer_file: Path | None = _setting(None, "For auth = bearer: a file that holds the token.", parse.file)
+    client_cert: Path | None = _setting(None, "For auth = mtls: the gateway's certificate chain (PEM).", parse.file)
+    client_key: Path | None = _setting(None, "For auth = mtls: its private key (PEM).", parse.file)
+    ca: Path | None = _setting(None, "Certificates to trust for this EHR (PEM) instead of the system's.", parse.file)
+    timeout: float = _setting(10.0, "Seconds for one whole answer of this EHR.", parse.number(0.1, 300, " seconds"))
+    lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers of this EHR may be cached, by type.", parse.lives)
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.display or self.name
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it can be reached from this machine only."""
+        return is_loopback(urlsplit(self.url).hostname or "")
+
+    def secret(self) -> str:
+        """The password or token, read now. Raises ConfigError when there is none."""
+        value, path = (self.password, self.password_file) if self.auth == "basic" else (self.bearer, self.bearer_file)
+        found = value or (path.read_text().strip() if path else "")
+        if not found:
+            kind = "password" if self.auth == "basic" else "bearer"
+            variable = f"GATEWAY_EHR_{env_name(self.name)}_{kind.upper()}"
+            raise ConfigError(f"auth = {self.auth} has no {kind}", where=f"ehr.{self.name}", fix=f"set {kind}parse.file or {variable}")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set. Defaults are safe for one machine."""
+
+    public_url: str = _setting("", "The address at which callers find the gateway. Without it, the one it listens on.", parse.public_url)
+    listen: str = _setting("127.0.0.1:8080", "HOST:PORT to listen on.", parse.listen)
+    data_dir: Path = _setting(Path("gateway-data"), "Folder for the SQLite store, keys, audit segments and the event log.", parse.path)
+    store: str = _setting("", "Where state is kept: sqlite:///file or postgresql://... Without it, gateway.db in data_dir.", parse.store)
+    redis: str = _setting("", "Redis or Valkey for cached answers. Without it, memory, for a single process only.", parse.redis)
+    cache_bytes: int = _setting(64 * 1024 * 1024, "Most bytes of cached answers in memory when there is no Redis.", parse.count(0, 2**40, " bytes"))
+    workers: int = _setting(1, "Processes that serve HTTP. More than one needs Redis.", parse.count(1, 64))
+    with_worker: bool = _setting(default=False, help_="Deliver the inbox from within the serving process too (one machine).", check=parse.boolean)
+    tls_cert: Path | None = _setting(None, "Certificate chain (PEM) to serve https with.", parse.file)
+    tls_key: Path | None = _setting(None, "Its private key (PEM).", parse.file)
+    trusted_proxies: tuple[parse.Network, ...] = _setting((), "Addresses whose X-Forwarded-For is believed.", parse.networks)
+    key_file: Path | None = _setting(None, "File of the key that seals what is stored. Without it, data_dir/key, made at first start.", parse.path)
+    key: tuple[bytes, ...] = _setting((), "The same by variable: base64; of several, the first seals.", parse.keys, secret=True, env_only=True)
+    seal: bool = _setting(default=True, help_="Encrypt inbox bodies, the event log and cached values.", check=parse.boolean)
+    writes: str = _setting(
+        "table", "What a token may write: table narrows its scopes; scopes alone is for sandboxes.", parse.one_of("table", "scopes")
+    )
+    practitioner_access: str = _setting("listed", "Whom a practitioner's token reaches.", parse.one_of("launched", "listed", "care-team", "all"))
+    coherence: float = _setting(1.0, "Seconds after which every process has seen an invalidation.", parse.number(0.1, 30, " seconds"))
+    push_wait: float = _setting(10.0, "Seconds that a push waits for its result before it gets a 202.", parse.number(0, 60, " seconds"))
+    lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers may be cached, by resource type.", parse.lives)
+    body_cap: int = _setting(16 * 1024 * 1024, "Most bytes of one request's body.", parse.count(1024, 2**30, " bytes"))
+    jwks_loopback: bool = _setting(default=False, help_="Fetch clients' keys from loopback addresses too (development).", check=parse.boolean)
+    log_format: str = _setting("text", "Logs on stderr: text for people, json for machines.", parse.one_of("text", "json"))
+    ehrs: tuple[EhrSettings, ...] = ()
+
+    @property
+    def host(self) -> str:
+        """Where to listen."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        """0: any free one."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def https(self) -> bool:
+        """Whether callers come by https: cookies depend on it."""
+        return self.public_url.startswith("https://")
+
+    def ehr(self, name: str) -> EhrSettings:
+        """The EHR of this name. Raises ConfigError."""
+        for one in self.ehrs:
+            if one.name == name:
+                return one
+        known = ", ".join(one.name for one in self.ehrs) or "none"
+        raise ConfigError(f"There is no EHR called {name}.", where="--ehr", fix=f"choose one of: {known}; or add [ehr.{name}] with its url")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host name or address is this machine itself."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def env_name(name: str) -> str:
+    """How a name is spelt within a variable."""
+    return name.upper().replace("-", "_")

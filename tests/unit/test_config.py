@@ -1,0 +1,152 @@
+"""Settings: what is taken, from where, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from gateway.config import EhrSettings, Loaded, Settings, load
+from gateway.errors import ConfigError
+
+EHR = '[ehr.hapi]\nurl = "http://127.0.0.1:8090/fhir"\n'
+
+
+def read(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: object) -> Loaded:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    return load(config=path, environ=environ or {}, flags=flags, cwd=tmp_path)
+
+
+def refused(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **flags: object) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, environ, **flags)
+    return caught.value
+
+
+def test_defaults_are_safe_for_one_machine(tmp_path):
+    """Without any setting the gateway listens on loopback, seals, narrows writes and keeps its state in one folder."""
+    settings = load(environ={}, cwd=tmp_path).settings
+    assert settings.listen == "127.0.0.1:8080"
+    assert settings.public_url == "http://127.0.0.1:8080"
+    assert settings.seal
+    assert settings.writes == "table"
+    assert settings.store == f"sqlite+aiosqlite:///{tmp_path}/gateway-data/gateway.db"
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(tmp_path):
+    """The nearer the source is to the person who types, the more it counts."""
+    text = 'listen = "127.0.0.1:1"\npublic_url = "https://a.example"\ncoherence = 2\n' + EHR
+    loaded = read(tmp_path, text, {"GATEWAY_LISTEN": "127.0.0.1:2", "GATEWAY_PUBLIC_URL": "https://b.example"}, listen="127.0.0.1:3")
+    assert loaded.settings.listen == "127.0.0.1:3"
+    assert loaded.settings.public_url == "https://b.example"
+    assert loaded.settings.coherence == 2
+    sources = {one.name: one.source for one in loaded.listed()}
+    assert sources["listen"] == "--listen"
+    assert sources["public_url"] == "GATEWAY_PUBLIC_URL"
+    assert sources["coherence"] == "gateway.toml:3"
+    assert sources["ehr.hapi.url"] == "gateway.toml:5"
+    assert sources["writes"] == "default"
+
+
+def test_the_file_in_the_working_folder_is_found(tmp_path):
+    """gateway.toml beside the caller counts without --config; GATEWAY_CONFIG names another."""
+    (tmp_path / "gateway.toml").write_text('listen = "127.0.0.1:5"\n')
+    (tmp_path / "other.toml").write_text('listen = "127.0.0.1:6"\n')
+    assert load(environ={}, cwd=tmp_path).settings.port == 5
+    assert load(environ={"GATEWAY_CONFIG": "other.toml"}, cwd=tmp_path).settings.port == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ('lissten = "127.0.0.1:1"\n', "gateway.toml:1", "did you mean listen?"),
+        ("\nworkers = 0\n", "gateway.toml:2", "write a number from 1 to 64"),
+        ('writes = "scope"\n', "gateway.toml:1", 'write "scopes"'),
+        ('public_url = "https://a.example/portal"\n', "gateway.toml:1", "a host name of its own"),
+        ('redis = "localhost:6379"\n', "gateway.toml:1", "redis://"),
+        ('store = "sqlite:///:memory:"\n', "gateway.toml:1", "name a file"),
+        ('store = "mysql://x/y"\n', "gateway.toml:1", "postgresql://"),
+        ("listen = 8080\n", "gateway.toml:1", "put it in quotes"),
+        ('listen = "8080"\n', "gateway.toml:1", "127.0.0.1:8080"),
+        ('key = "abc"\n', "gateway.toml:1", "GATEWAY_KEY"),
+        ('url = "http://127.0.0.1/fhir"\n', "gateway.toml:1", "[ehr.NAME]"),
+        ('[ehr.a]\nplatform = "hapi"\n', "gateway.toml:2", "url"),
+        ('[ehr.A]\nurl = "http://127.0.0.1/fhir"\n', "gateway.toml:1", "lower-case"),
+        ('[ehr.a]\nurl = "http://u:p@127.0.0.1/fhir"\n', "gateway.toml:2", "password_file"),
+        ('[ehr.a]\nurl = "http://127.0.0.1/fhir"\npassword = "x"\n', "gateway.toml:3", "GATEWAY_EHR_A_PASSWORD"),
+        ('[ehr.a]\nurl = "http://127.0.0.1/fhir"\nauth = "bearer"\n', "ehr.a", "GATEWAY_EHR_A_BEARER"),
+        ('[ehr.a]\nurl = "http://127.0.0.1/fhir"\nauth = "mtls"\n', "gateway.toml:2", "client_cert"),
+        ('[ehr.a]\nurl = "http://127.0.0.1/fhir"\nplatfrom = "hapi"\n', "gateway.toml:3", "platform"),
+        ('[ehr.a]\nurl = "http://127.0.0.1/fhir"\nlives = { observation = 3 }\n', "gateway.toml:3", "Observation"),
+        ('trusted_proxies = ["10.0.0.1/8"]\n', "gateway.toml:1", "10.0.0.0/8"),
+        ("workers = 2\n", "gateway.toml:1", "redis"),
+        ('listen = "127.0.0.1:1\n', "gateway.toml:1", 'name = "value"'),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_line_and_the_fix(tmp_path, text, where, fix):
+    """Nobody has to guess which line is meant, nor what to write."""
+    error = refused(tmp_path, text)
+    assert error.where == where
+    assert fix in error.fix
+
+
+def test_a_wrong_variable_is_named(tmp_path):
+    """Variables are checked like lines of the file, and a misspelt one is no silence."""
+    assert refused(tmp_path, environ={"GATEWAY_LISTEM": "127.0.0.1:1"}).fix == "did you mean GATEWAY_LISTEN?"
+    assert refused(tmp_path, environ={"GATEWAY_SEAL": "maybe"}).where == "GATEWAY_SEAL"
+    assert refused(tmp_path, ehr=["hapi"]).where == "--ehr"
+
+
+def test_variables_of_container_platforms_are_not_ours(tmp_path):
+    """A Kubernetes service called gateway puts GATEWAY_PORT and others into every container."""
+    environ = {"GATEWAY_PORT": "tcp://10.0.0.1:80", "GATEWAY_SERVICE_HOST": "10.0.0.1", "GATEWAY_PORT_80_TCP_ADDR": "10.0.0.1"}
+    assert read(tmp_path, environ=environ).settings == read(tmp_path).settings
+
+
+def test_an_ehr_may_come_from_a_flag_or_from_variables(tmp_path):
+    """`--ehr NAME=URL` adds one or changes its URL; GATEWAY_EHR_NAME_SETTING sets anything of it."""
+    environ = {"GATEWAY_EHR_ST_MARYS_URL": "https://ehr.example/r4/", "GATEWAY_EHR_ST_MARYS_AUTH": "bearer", "GATEWAY_EHR_ST_MARYS_BEARER": "s3cret"}
+    settings = read(tmp_path, EHR, environ, ehr=["hapi=http://127.0.0.1:9/fhir"]).settings
+    assert settings.ehr("hapi").url == "http://127.0.0.1:9/fhir"
+    assert settings.ehr("st-marys").url == "https://ehr.example/r4"
+    assert settings.ehr("st-marys").secret() == "s3cret"
+
+
+def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path):
+    """The value is nowhere in the list nor in the settings' own text."""
+    (tmp_path / "pw").write_text("s3cret\n")
+    text = '[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "basic"\nusername = "gateway"\npassword_file = "pw"\n'
+    loaded = read(tmp_path, text, {"GATEWAY_KEY": base64.b64encode(b"k" * 32).decode()}, store="postgresql://u:hidden@db/gw")
+    assert loaded.settings.ehr("a").secret() == "s3cret"
+    assert loaded.settings.key == (b"k" * 32,)
+    shown = "\n".join(f"{one.name} {one.value}" for one in loaded.listed())
+    assert "s3cret" not in shown + repr(loaded.settings)
+    assert "hidden" not in shown
+    assert "postgresql+asyncpg://u:***@db/gw" in shown
+    assert "key (set)" in shown
+
+
+def test_a_secret_does_not_travel_in_the_clear(tmp_path):
+    """A password over http is refused, but on this machine itself."""
+    environ = {"GATEWAY_EHR_A_BEARER": "x"}
+    error = refused(tmp_path, '[ehr.a]\nurl = "http://ehr.example/fhir"\nauth = "bearer"\n', environ)
+    assert "https" in error.fix
+
+
+def test_relative_paths_count_from_where_they_stand(tmp_path):
+    """A path in the file counts from the file's folder, so that the file means the same wherever the command is run."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    (folder / "gateway.toml").write_text('data_dir = "data"\nstore = "sqlite:///state.db"\n')
+    settings = load(config=folder / "gateway.toml", environ={}, cwd=tmp_path).settings
+    assert settings.data_dir == folder / "data"
+    assert settings.store == f"sqlite+aiosqlite:///{folder}/state.db"
+
+
+def test_every_setting_has_help():
+    """`gateway config` explains each."""
+    for cls in (Settings, EhrSettings):
+        for name, spec in {n: f.metadata for n, f in cls.__dataclass_fields__.items()}.items():
+            assert spec.get("help", "").endswith(".") or name in ("ehrs", "name")
