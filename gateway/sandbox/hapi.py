@@ -293,11 +293,7 @@ def start(options: Options = Options(), cache: Path | None = None, say: Say = pr
     """Install what is missing, start HAPI and return when it answers. Raises ConfigError."""
     installed = install(cache or default_cache(), say)
     say("Starting HAPI FHIR (about 25 s) ...")
-    command = [str(installed.java), *options.java, *options.properties(), "-cp", _joined(installed.classpath), "HapiServer"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True
-    )
-    hapi = Hapi(process)
+    hapi = Hapi(_process(installed, options))
     try:
         hapi.wait_ready(options.start_within, say)
     except BaseException:
@@ -305,6 +301,20 @@ def start(options: Options = Options(), cache: Path | None = None, say: Say = pr
         raise
     say(f"HAPI FHIR answers at {hapi.base_url}")
     return hapi
+
+
+def _process(installed: Installed, options: Options) -> subprocess.Popen[str]:
+    """The classpath, 250 jars long, is in the environment: so `ps` stays readable."""
+    return subprocess.Popen(
+        [str(installed.java), *options.java, *options.properties(), "HapiServer"],
+        env={**os.environ, "CLASSPATH": _joined(installed.classpath)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+    )
 
 
 async def start_async(options: Options = Options(), cache: Path | None = None, say: Say = print) -> Hapi:

@@ -1,0 +1,65 @@
+"""Fixtures for the real parts. Each is started once, when the first test asks; a part that is missing is an error, never a skip.
+
+A running one is used instead when it is named: GATEWAY_TEST_HAPI (a base URL), GATEWAY_TEST_REDIS (redis:// or unix://),
+GATEWAY_TEST_POSTGRES (postgresql://, a role that may create databases), GATEWAY_TEST_CHROMIUM (a path). Tests that share a HAPI keep to
+patients and ids of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests import parts
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    """The gateway runs on asyncio only."""
+    return "asyncio", {}
+
+
+@pytest.fixture(scope="session")
+def hapi_url() -> Iterator[str]:
+    """Base URL of a real HAPI as it comes: it reuses searches for 60 s, refuses dangling references and numeric ids."""
+    if running := os.environ.get("GATEWAY_TEST_HAPI"):
+        yield running.rstrip("/")
+        return
+    with parts.hapi() as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a real Valkey or Redis. Tests use key prefixes of their own; those that pause or fill a server start one with parts.valkey."""
+    if running := os.environ.get("GATEWAY_TEST_REDIS"):
+        yield running
+        return
+    with parts.valkey() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of a real PostgreSQL server; `postgres_url` makes the databases."""
+    if running := os.environ.get("GATEWAY_TEST_POSTGRES"):
+        yield running
+        return
+    with parts.postgres() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """URL (postgresql+asyncpg://) of a new, empty database, dropped after the test."""
+    url = parts.new_database(postgres_server)
+    yield url
+    parts.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a Chromium to give to Playwright as executable_path."""
+    return parts.chromium_path()
