@@ -1,0 +1,104 @@
+"""One record for each access and each state change: the value, and where it goes.
+
+The store implements `AuditSink`. A read's record reaches an append-only segment before the first byte of the answer leaves; a
+write's record is committed with the write (docs/flow.md). `to_fhir` gives the AuditEvent that the patient and her apps read.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """Who did what to whose data, when, through which client, and how it ended. Never a body, never a token."""
+
+    id: str  # 32 hex digits
+    recorded: datetime  # aware, UTC
+    request_id: str
+    ehr: str
+    action: str  # FHIR restful-interaction code ("read", "search-type", "create", ...) or an event of ours ("login", "grant", "revoke", "push")
+    outcome: str  # "0" success, "4" refused, "8" failed (AuditEvent.outcome)
+    status: int  # the HTTP status that the caller got
+    reason: str = ""  # reason id of a refusal
+    principal: str = ""  # kind of principal: patient, user, system, portal, anonymous
+    client_id: str = ""
+    client_name: str = ""
+    fhir_user: str = ""  # "Practitioner/7"
+    user_id: str = ""  # the gateway's account id
+    patients: tuple[str, ...] = ()  # whose data; one AuditEvent is made for each
+    type: str = ""  # resource type asked for
+    target: str = ""  # "Observation/o1" when one resource was named
+    query: str = ""  # the canonical search, as narrowed
+    address: str = ""  # network address of the caller
+    resources: int = 0  # resources that left
+    cached: bool = False
+    message_id: str = ""  # inbox row
+    detail: str = ""
+
+
+class AuditSink(Protocol):
+    """Where records go."""
+
+    def append(self, record: AuditRecord) -> None:
+        """Put a read's record where it survives SIGKILL. Raises Unavailable when it cannot: then nothing may be answered."""
+        ...
+
+    async def commit(self, record: AuditRecord) -> None:
+        """Put a state change's record into the store, durably, before the answer. Raises Unavailable when it cannot."""
+        ...
+
+
+_ACTIONS = {"read": "R", "vread": "R", "search-type": "E", "create": "C", "update": "U", "delete": "D"}
+_REST = frozenset({"read", "vread", "search-type", "create", "update", "transaction", "batch", "capabilities"})
+
+
+def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, Any]:
+    """The AuditEvent about one patient's data (R4 AuditEvent; profile of profiles/fhir). Values are plain JSON."""
+    subtype = (
+        {"system": "http://hl7.org/fhir/restful-interaction", "code": record.action}
+        if record.action in _REST
+        else {"system": "urn:fhir-portal-gateway:event", "code": record.action}
+    )
+    agent: dict[str, Any] = {"requestor": True}
+    if record.fhir_user:
+        agent["who"] = {"reference": record.fhir_user}
+    else:
+        agent["who"] = {"identifier": {"system": "urn:fhir-portal-gateway:client", "value": record.client_id or "anonymous"}}
+    if record.client_name or record.client_id:
+        agent["name"] = record.client_name or record.client_id
+    if record.address:
+        agent["network"] = {"address": record.address, "type": "2"}
+    entities: list[dict[str, Any]] = [
+        {
+            "what": {"reference": f"Patient/{patient}"},
+            "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "1"},
+        }
+    ]
+    if record.target and record.target != f"Patient/{patient}":
+        entities.append({"what": {"reference": record.target}})
+    if record.query:
+        entities.append(
+            {
+                "query": base64.b64encode(record.query.encode()).decode(),
+                "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "24"},
+            }
+        )
+    event: dict[str, Any] = {
+        "resourceType": "AuditEvent",
+        "id": f"{record.id}",
+        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
+        "subtype": [subtype],
+        "action": _ACTIONS.get(record.action, "E"),
+        "recorded": record.recorded.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "outcome": record.outcome,
+        "agent": [agent],
+        "source": {"observer": {"display": observer}},
+        "entity": entities,
+    }
+    if record.reason:
+        event["outcomeDesc"] = record.reason
+    return event

@@ -1,0 +1,84 @@
+"""One FHIR REST request, parsed once and frozen. FHIR R4 http.html.
+
+`parse` (in `fhir.request`) is the only maker of an Interaction from HTTP. What goes to an EHR is rebuilt from these parts and never forwarded
+(ATK-F14, ATK-F24).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """The interactions, by their FHIR restful-interaction code. Whatever is not here is not offered."""
+
+    READ = "read"
+    VREAD = "vread"
+    SEARCH = "search-type"
+    CREATE = "create"
+    UPDATE = "update"
+    TRANSACTION = "transaction"  # system senders only, through the inbox
+    BATCH = "batch"  # likewise
+    CAPABILITIES = "capabilities"
+
+
+WRITES = frozenset({Kind.CREATE, Kind.UPDATE, Kind.TRANSACTION, Kind.BATCH})
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Param:
+    """One search parameter as sent: `code:not=a,b` is Param("code", "not", "a,b"). Value decoded once, FHIR escapes (`\\,`) kept."""
+
+    name: str
+    modifier: str = ""
+    value: str = ""
+
+    @property
+    def key(self) -> str:
+        """The name with its modifier, as it stands in a URL."""
+        return f"{self.name}:{self.modifier}" if self.modifier else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The conditional headers, as sent. Empty: absent."""
+
+    if_match: str = ""  # 'W/"3"'
+    if_none_match: str = ""  # ETag list or "*"
+    if_modified_since: str = ""
+    if_none_exist: tuple[Param, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prefer:
+    """RFC 7240 preferences that FHIR names."""
+
+    return_: str = ""  # minimal | representation | OperationOutcome
+    handling: str = ""  # strict | lenient
+    respond_async: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """What is asked. `body` holds the caller's bytes for writes, with the gateway's own URLs made relative."""
+
+    kind: Kind
+    type: str = ""
+    id: str = ""
+    version: str = ""
+    params: tuple[Param, ...] = ()
+    page: str = ""  # opaque page link of ours (search only)
+    body: bytes = b""
+    conditions: Conditions = field(default_factory=Conditions)
+    prefer: Prefer = field(default_factory=Prefer)
+    entries: tuple[Interaction, ...] = ()  # of a transaction or batch, in order
+
+    @property
+    def target(self) -> str:
+        """`Type/id` when one resource is named, else ""."""
+        return f"{self.type}/{self.id}" if self.id else ""
+
+    def with_params(self, params: tuple[Param, ...]) -> Interaction:
+        """The same search with other parameters."""
+        return replace(self, params=params)

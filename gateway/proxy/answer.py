@@ -1,0 +1,31 @@
+"""What the pipeline hands to its callers: an HTTP answer without HTTP, and what is known about the request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`headers` holds FHIR and cache headers only, in canonical spelling (ETag, Last-Modified, Location, Cache-Status, Age, ...)."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    location: str = ""  # "Observation/o1/_history/1" of a write, relative
+    age: int = 0  # seconds since the EHR gave this
+
+    def header(self, name: str) -> str:
+        """The value of a header, or ""."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), "")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """What every stage may want to know about the request that is not part of the interaction."""
+
+    request_id: str
+    address: str = ""  # of the caller
+    via: str = "api"  # api | portal | worker
+    message_id: str = ""  # inbox row, when via == "worker"
+    fresh: bool = False  # the caller asked for no cached answer (Cache-Control: no-cache)

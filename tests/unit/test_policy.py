@@ -1,0 +1,156 @@
+"""May this principal do this? Scopes, granular conditions, search parameters: default deny."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.fhir.interaction import Interaction, Kind, Param
+from gateway.shipped import tables
+from gateway.smart.constraint import Allow, Deny, Reach
+from gateway.smart.policy import AccessRules, decide
+from gateway.smart.principal import Principal, PrincipalKind
+from gateway.smart.scopes import clinical
+
+
+def who(scope: str, kind: PrincipalKind = PrincipalKind.PATIENT, patient: str = "A", listed: tuple[str, ...] = ()) -> Principal:
+    return Principal(kind, "ehr", "app", clinical(scope), patient=patient, fhir_user="Patient/A", listed=frozenset(listed))
+
+
+def ask(kind: Kind, type_: str = "Observation", *params: tuple[str, str, str]) -> Interaction:
+    return Interaction(kind, type_, "o1" if kind is not Kind.SEARCH else "", params=tuple(Param(*p) for p in params))
+
+
+def judge(principal: Principal, interaction: Interaction, **rules):
+    return decide(principal, interaction, tables=tables(), rules=AccessRules(**rules))
+
+
+LETTERS = [
+    ("patient/Observation.r", {Kind.READ, Kind.VREAD}),
+    ("patient/Observation.s", {Kind.SEARCH}),
+    ("patient/Observation.c", {Kind.CREATE}),
+    ("patient/Observation.u", {Kind.UPDATE}),
+    ("patient/Observation.d", set()),
+    ("patient/Observation.read", {Kind.READ, Kind.VREAD, Kind.SEARCH}),
+    ("patient/Observation.write", {Kind.CREATE, Kind.UPDATE}),
+    ("patient/*.cruds", {Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE}),
+    ("patient/Observation.dus", set()),
+    ("patient/Observation.", set()),
+    ("patient/Condition.cruds", set()),
+    ("system/Observation.cruds", set()),
+    ("openid fhirUser launch/patient", set()),
+    ("", set()),
+]
+
+
+@pytest.mark.parametrize(("scope", "allowed"), LETTERS)
+def test_each_letter_allows_its_own_interactions_only(scope, allowed):
+    """ATK-F17: r, s, c, u imply nothing else (peers' faults 6 and 7)."""
+    for kind in (Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE):
+        assert isinstance(judge(who(scope), ask(kind)), Allow) == (kind in allowed), kind
+
+
+def test_a_patient_scope_without_a_patient_grants_nothing():
+    """HL7@164: refuse patient/ with no patient in context."""
+    assert judge(who("patient/*.cruds", patient=""), ask(Kind.SEARCH)).reason == "scope-missing"
+
+
+def test_user_scopes_reach_the_launched_and_listed_patients():
+    """The EHR cannot tell who asks: the gateway's list is the permission."""
+    doctor = who("user/*.rs", PrincipalKind.USER, patient="A", listed=("B", "C"))
+    assert judge(doctor, ask(Kind.SEARCH)).constraint.match == (Reach(frozenset({"A", "B", "C"})),)
+    assert judge(doctor, ask(Kind.SEARCH), practitioner_access="launched").constraint.match == (Reach(frozenset({"A"})),)
+    assert judge(doctor, ask(Kind.SEARCH), practitioner_access="all").constraint.match == (Reach(None),)
+
+
+def test_system_scopes_are_for_systems():
+    """A person's token never reaches everyone by a system/ scope, nor a system's by a patient/ one."""
+    assert isinstance(judge(who("system/*.cruds"), ask(Kind.READ)), Deny)
+    assert isinstance(judge(who("patient/*.cruds user/*.cruds", PrincipalKind.SYSTEM), ask(Kind.READ)), Deny)
+    assert judge(who("system/*.rs", PrincipalKind.SYSTEM, patient=""), ask(Kind.READ)).constraint.match == (Reach(None),)
+
+
+def test_granular_scopes_narrow():
+    """ATK-F16: the condition goes into the constraint; a condition that cannot be judged counts for nothing."""
+    lab = "http://terminology.hl7.org/CodeSystem/observation-category|laboratory"
+    allowed = judge(who(f"patient/Observation.rs?category={lab}"), ask(Kind.SEARCH))
+    assert allowed.constraint.match == (Reach(frozenset({"A"}), (("category", lab),)),)
+    assert isinstance(judge(who("patient/Observation.rs?value-quantity=5"), ask(Kind.SEARCH)), Deny)
+    assert isinstance(judge(who("patient/Observation.rs?category:in=x"), ask(Kind.SEARCH)), Deny)
+
+
+def test_includes_pass_their_own_types_scope():
+    """ATK-F28: what comes along is limited to the types that could be read by themselves."""
+    allowed = judge(who("patient/MedicationRequest.rs patient/Medication.r"), ask(Kind.SEARCH, "MedicationRequest"))
+    assert set(allowed.constraint.others) == {"MedicationRequest", "Medication"}
+
+
+@pytest.mark.parametrize("type_", ["Group", "List", "Person", "Binary", "Slot", "Bundle", "Subscription", "Nonsense"])
+def test_types_without_an_owner_are_denied(type_):
+    """A type without a subject-like parameter, or that names several patients, is not offered."""
+    assert judge(who("patient/*.cruds"), ask(Kind.READ, type_)).reason == "type-not-offered"
+
+
+REFUSED = [
+    ("_has", "Observation:patient:code", "1"),
+    ("patient.name", "", "x"),
+    ("subject", "Patient.family", "x"),
+    ("_filter", "", "x"),
+    ("_query", "", "x"),
+    ("_list", "", "x"),
+    ("_contained", "", "true"),
+    ("_content", "", "x"),
+    ("_text", "", "x"),
+    ("_type", "", "Patient"),
+    ("_elements", "", "subject"),
+    ("_summary", "", "count"),
+    ("_security", "", "R"),
+    ("_id", "not", "x"),
+    ("subject", "identifier", "x"),
+    ("code", "in", "http://vs"),
+    ("code", "text", "x"),
+    ("PATIENT", "", "B"),
+    ("patient[]", "", "B"),
+    ("nonsense", "", "x"),
+    ("_include", "", "*"),
+    ("_include", "", "Observation:subject"),
+    ("_include", "iterate", "MedicationRequest:medication"),
+    ("_revinclude", "", "*"),
+    ("_revinclude", "iterate", "Provenance:target"),
+    ("_revinclude", "", "Group:member"),
+    ("_count", "", "-1"),
+    ("_count", "", "x"),
+    ("_sort", "", "patient.name"),
+    ("_sort", "", "-subject:Patient.birthdate"),
+]
+
+
+@pytest.mark.parametrize("param", REFUSED, ids=lambda p: f"{p[0]}:{p[1]}={p[2]}")
+def test_parameters_that_answer_questions_about_others_are_refused(param):
+    """ATK-F2, F3, F4, F5: chains, reverse chains, filters and unlisted joins are a 400 that says so."""
+    refusal = judge(who("patient/*.rs"), ask(Kind.SEARCH, "Observation", param))
+    assert isinstance(refusal, Deny)
+    assert refusal.status == 400
+    assert refusal.message
+
+
+ALLOWED = [
+    ("patient", "", "A"),
+    ("subject", "Patient", "A"),
+    ("code", "", "http://loinc.org|1"),
+    ("code", "not", "x"),
+    ("date", "", "ge2020"),
+    ("_lastUpdated", "", "ge2020"),
+    ("_sort", "", "-date,code"),
+    ("_count", "", "0"),
+    ("_total", "", "accurate"),
+    ("_totalMethod", "", "count"),
+    ("_pretty", "", "true"),
+    ("_tag", "", "x"),
+    ("_revinclude", "", "Provenance:target"),
+]
+
+
+@pytest.mark.parametrize("param", ALLOWED, ids=lambda p: f"{p[0]}:{p[1]}={p[2]}")
+def test_ordinary_parameters_are_allowed(param):
+    """US Core searches, and unknown harmless result parameters (seen in fhirpy)."""
+    assert isinstance(judge(who("patient/*.rs"), ask(Kind.SEARCH, "Observation", param)), Allow)
