@@ -1,0 +1,129 @@
+"""HTTP headers that FHIR gives a meaning: media types, ETags, preferences (FHIR R4 http.html; RFC 9110; RFC 7240)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from gateway.errors import BadRequest, NotAcceptable, UnsupportedMedia
+from gateway.fhir.interaction import Prefer
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""As in ASGI: names in lower case."""
+
+FORM = "application/x-www-form-urlencoded"
+_JSON = frozenset({"application/fhir+json", "application/json"})
+# `+` in `?_format=application/fhir+json` is a space once decoded, and clients send it so; the older names are DSTU2's.
+_FORMATS = _JSON | {"json", "application/fhir json", "application/json+fhir", "application/json fhir", "text/json"}
+_RANGES = _JSON | {"*/*", "application/*", "application/json+fhir", "text/json"}
+_ETAG = re.compile(r'(?:W/)?"([A-Za-z0-9\-.]{1,64})"')
+_ETAGS = re.compile(r'\*|(?:W/)?"[\x21\x23-\x7e]*"(?:[ \t]*,[ \t]*(?:W/)?"[\x21\x23-\x7e]*")*')
+_SEMICOLON = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
+
+
+def values(headers: Headers, name: str) -> list[str]:
+    """Every value of a header, in order."""
+    wanted = name.encode()
+    return [value.decode("latin-1").strip() for key, value in headers if key == wanted]
+
+
+def single(headers: Headers, name: str) -> str:
+    """The one value of a header, or "". Raises BadRequest when it was sent with different values."""
+    found = set(values(headers, name))
+    if len(found) > 1:
+        raise BadRequest(f"The header {name} was sent more than once.", reason="header-repeated")
+    return found.pop() if found else ""
+
+
+def media(text: str) -> tuple[str, dict[str, str]]:
+    """A media type and its parameters, names and type in lower case, quotes taken off."""
+    kind, *rest = (part.strip() for part in _SEMICOLON.split(text))
+    pairs = (part.partition("=") for part in rest if part)
+    return kind.lower(), {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
+
+
+def check_json(headers: Headers) -> None:
+    """Raise UnsupportedMedia unless the body is said to be FHIR R4 JSON in UTF-8 (FAULT-S13)."""
+    kind, parameters = media(single(headers, "content-type"))
+    if kind not in _JSON:
+        raise UnsupportedMedia("Send the resource as application/fhir+json.", reason="content-type")
+    _check_parameters(parameters)
+
+
+def check_form(headers: Headers) -> None:
+    """Raise UnsupportedMedia unless the body is said to be a form in UTF-8 (peers' fault 21: a JSON body on `_search`)."""
+    kind, parameters = media(single(headers, "content-type"))
+    if kind != FORM:
+        raise UnsupportedMedia(f"Send the parameters of _search as {FORM}.", reason="content-type")
+    _check_parameters(parameters)
+
+
+def _check_parameters(parameters: dict[str, str]) -> None:
+    if parameters.get("charset", "utf-8").lower() not in ("utf-8", "utf8"):
+        raise UnsupportedMedia("Send the body in UTF-8.", reason="charset")
+    if parameters.get("fhirversion", "4.0") != "4.0":
+        raise UnsupportedMedia("Only FHIR R4 (fhirVersion=4.0) is offered.", reason="fhir-version")
+
+
+def check_acceptable(headers: Headers, formats: Iterable[str]) -> None:
+    """Raise NotAcceptable unless the caller takes FHIR R4 JSON. `_format`, where given, counts instead of Accept (http.html#parameters)."""
+    if asked := list(formats):
+        if not all(_is_json(text, _FORMATS) for text in asked):
+            raise NotAcceptable(reason="format")
+        return
+    ranges = [part for value in values(headers, "accept") for part in value.split(",") if part.strip()]
+    if ranges and not any(_is_json(part, _RANGES) for part in ranges):
+        raise NotAcceptable(reason="accept")
+
+
+def _is_json(text: str, known: frozenset[str]) -> bool:
+    kind, parameters = media(text)
+    refused = re.fullmatch(r"0(\.0*)?", parameters.get("q", "1"))
+    return kind in known and not refused and parameters.get("fhirversion", "4.0") == "4.0"
+
+
+def if_match(headers: Headers) -> str:
+    """If-Match as `W/"3"`, or "". Raises BadRequest for anything but the one ETag of a version."""
+    return etag(single(headers, "if-match"), "If-Match")
+
+
+def etag(text: str, where: str) -> str:
+    """`W/"3"` for an ETag of a version, or "" for ""."""
+    if not text:
+        return ""
+    match = _ETAG.fullmatch(text)
+    if match is None:
+        raise BadRequest(f'{where} takes one version, as in W/"3".', reason="if-match")
+    return f'W/"{match[1]}"'
+
+
+def if_none_match(headers: Headers) -> str:
+    """If-None-Match as sent (a list of ETags, or `*`), or ""."""
+    return etags(", ".join(value for value in values(headers, "if-none-match") if value), "If-None-Match")
+
+
+def etags(text: str, where: str) -> str:
+    """`text` when it is a list of ETags, `*` or empty."""
+    if text and not _ETAGS.fullmatch(text):
+        raise BadRequest(f"{where} is no list of ETags.", reason="if-none-match")
+    return text
+
+
+def prefer(headers: Headers) -> Prefer:
+    """The preferences that FHIR names; others are ignored (RFC 7240 section 2), and of a repeated one the first counts."""
+    found: dict[str, str] = {}
+    for name, value in _preferences(headers):
+        found.setdefault(name, value)
+    return Prefer(
+        return_=found["return"] if found.get("return") in ("minimal", "representation", "OperationOutcome") else "",
+        handling=found["handling"] if found.get("handling") in ("strict", "lenient") else "",
+        respond_async="respond-async" in found,
+    )
+
+
+def _preferences(headers: Headers) -> Iterator[tuple[str, str]]:
+    for value in values(headers, "prefer"):
+        for part in value.split(","):  # what follows a `;` are parameters of one preference; clients also list preferences so
+            for item in part.split(";"):
+                name, _, text = item.partition("=")
+                yield name.strip().lower(), text.strip().strip('"')
