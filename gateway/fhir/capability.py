@@ -1,0 +1,158 @@
+"""An EHR's CapabilityStatement, reduced to what this gateway offers in front of it (FHIR R4 capabilitystatement.html). Pure.
+
+Made anew from known parts: nothing of the EHR's is copied but codes, R4's own parameter names and published canonicals, so that its software,
+host and operations never show, and nothing is listed that does not work (HL7@348-371).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from gateway import __version__
+from gateway.errors import UpstreamFault
+from gateway.fhir.tables import Tables
+
+SOFTWARE = "FHIR portal gateway"
+OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
+"""Where clients from before `.well-known/smart-configuration` look for the endpoints (SMART 1; Python fhirclient 4)."""
+INTERACTIONS = ("read", "vread", "search-type", "create", "update")
+
+_OAUTH_NAMES = ("authorize", "token", "introspect", "revoke", "register", "manage")
+_VERSIONING = frozenset({"no-version", "versioned", "versioned-update"})
+# Parameters of every type that the policy refuses: what they answer is not in the answer (ATK-F5).
+_NEVER = frozenset({"_content", "_filter", "_has", "_list", "_query", "_security", "_source", "_text", "_type"})
+
+Json = Mapping[str, Any]
+
+
+def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
+    """The gateway's statement, as plain JSON values.
+
+    `statement` is the EHR's, parsed; `base` the gateway's FHIR base for this EHR; `endpoints` maps authorize, token, introspect, revoke
+    (and register, manage) to absolute URLs. Raises UpstreamFault when the EHR's is none, or not of R4.
+    """
+    given = _statement(statement)
+    rest = next((row for row in _objects(given.get("rest")) if row.get("mode") == "server"), {})
+    made: dict[str, Any] = {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": given["date"] if isinstance(given.get("date"), str) else "2026-01-01",
+        "kind": "instance",
+        "software": {"name": SOFTWARE, "version": __version__},
+        "implementation": {"description": f"{SOFTWARE}: SMART on FHIR in front of a health record system", "url": base},
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json", "json"],
+        "rest": [_rest(rest, tables, _host(given), endpoints)],
+    }
+    if instantiates := _published(given.get("instantiates"), _host(given)):
+        made["instantiates"] = instantiates
+    return made
+
+
+def _statement(value: Any) -> Json:
+    given = _object(value)
+    if given.get("resourceType") != "CapabilityStatement":
+        raise UpstreamFault(reason="ehr-no-capabilities", code="structure")
+    version = given.get("fhirVersion")
+    if not isinstance(version, str) or not version.startswith("4.0"):
+        raise UpstreamFault("The health record system does not speak FHIR R4.", reason="ehr-not-r4", code="not-supported")
+    return given
+
+
+def _host(given: Json) -> str:
+    url = _object(given.get("implementation")).get("url")
+    return _netloc(url) if isinstance(url, str) else ""
+
+
+def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
+    made: dict[str, Any] = {"mode": "server", "security": security(endpoints), "resource": list(_resources(rest, tables, host))}
+    if "transaction" in _codes(rest.get("interaction")):
+        # Servers that take a transaction take a batch, whether they list it or not (seen: HAPI 8.8).
+        made["interaction"] = [{"code": code, "documentation": "For registered systems only."} for code in ("transaction", "batch")]
+    return made
+
+
+def security(endpoints: Mapping[str, str]) -> dict[str, Any]:
+    """`rest.security`: SMART-on-FHIR, with the endpoints for older clients (HL7@15, HL7@18)."""
+    uris = [{"url": name, "valueUri": endpoints[name]} for name in _OAUTH_NAMES if endpoints.get(name)]
+    coding = {"system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR", "display": "SMART-on-FHIR"}
+    made: dict[str, Any] = {"cors": True, "service": [{"coding": [coding], "text": "OAuth 2.0 by the SMART App Launch framework"}]}
+    return {"extension": [{"url": OAUTH_URIS, "extension": uris}], **made} if uris else made
+
+
+def _resources(rest: Json, tables: Tables, host: str) -> Iterator[dict[str, Any]]:
+    offered = {name: row for row in _objects(rest.get("resource")) if isinstance(name := row.get("type"), str)}
+    for name, row in sorted(tables.compartment.items()):
+        if row.kind == "gateway":
+            yield _own(name)
+        elif row.kind != "denied" and name in offered and (made := _resource(name, offered[name], tables, host)):
+            yield made
+
+
+def _own(name: str) -> dict[str, Any]:
+    """A type that the gateway answers by itself: searched by patient, nothing else."""
+    return {"type": name, "interaction": [{"code": "search-type"}], "searchParam": [{"name": "patient", "type": "reference"}]}
+
+
+def _resource(name: str, given: Json, tables: Tables, host: str) -> dict[str, Any] | None:
+    codes = _codes(given.get("interaction"))
+    kept = [code for code in INTERACTIONS if code in codes]
+    if not kept:
+        return None
+    made: dict[str, Any] = {"type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}"}
+    if profiles := _published(given.get("supportedProfile"), host):
+        made["supportedProfile"] = profiles
+    made["interaction"] = [{"code": code} for code in kept]
+    if given.get("versioning") in _VERSIONING:
+        made["versioning"] = given["versioning"]
+    made |= {"readHistory": False, "conditionalCreate": "create" in kept and given.get("conditionalCreate") is True}
+    made |= {"conditionalRead": "not-match", "conditionalUpdate": False, "conditionalDelete": "not-supported"}
+    if "search-type" in kept:
+        made |= _search(name, given, tables)
+    return made
+
+
+def _search(name: str, given: Json, tables: Tables) -> dict[str, Any]:
+    known = tables.search.get(name, {})
+    listed = {param for row in _objects(given.get("searchParam")) if isinstance(param := row.get("name"), str)}
+    made: dict[str, Any] = {
+        "searchInclude": _joins(tables.includes, given.get("searchInclude"), f"{name}:"),
+        "searchRevInclude": _joins(tables.revincludes, given.get("searchRevInclude"), ""),
+        "searchParam": [{"name": param, "type": known[param].type} for param in sorted(listed & known.keys() - _NEVER)],
+    }
+    return {element: values for element, values in made.items() if values}
+
+
+def _joins(ours: Iterable[str], theirs: Any, prefix: str) -> list[str]:
+    listed = _strings(theirs)
+    return sorted(join for join in ours if join.startswith(prefix) and (join in listed or "*" in listed))
+
+
+def _published(value: Any, host: str) -> list[str]:
+    """Canonicals that are published somewhere else than at the EHR."""
+    return [text for text in _strings(value) if text.startswith(("http://", "https://")) and _netloc(text) not in ("", host)]
+
+
+def _netloc(text: str) -> str:
+    try:
+        return urlsplit(text).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _codes(interactions: Any) -> frozenset[str]:
+    return frozenset(code for row in _objects(interactions) if isinstance(code := row.get("code"), str))
+
+
+def _object(value: Any) -> Json:
+    return cast("Json", value) if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[Json]:
+    return [cast("Json", item) for item in cast("list[Any]", value) if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in cast("list[Any]", value) if isinstance(item, str)] if isinstance(value, list) else []
