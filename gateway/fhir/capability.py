@@ -34,7 +34,7 @@ def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str,
     (and register, manage) to absolute URLs. Raises UpstreamFault when the EHR's is none, or not of R4.
     """
     given = _statement(statement)
-    rest = next((row for row in _objects(given.get("rest")) if row.get("mode") == "server"), {})
+    rest = next((row for row in _objects(given.get("rest")) if row.get("mode") == "server"), _object(None))
     made: dict[str, Any] = {
         "resourceType": "CapabilityStatement",
         "status": "active",

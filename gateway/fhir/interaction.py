@@ -28,7 +28,7 @@ WRITES = frozenset({Kind.CREATE, Kind.UPDATE, Kind.TRANSACTION, Kind.BATCH})
 
 @dataclass(frozen=True, slots=True, order=True)
 class Param:
-    """One search parameter as sent: `code:not=a,b` is Param("code", "not", "a,b"). Value decoded once, FHIR escapes (`\\,`) kept."""
+    r"""One search parameter as sent: `code:not=a,b` is Param("code", "not", "a,b"). Value decoded once, FHIR escapes (`\,`) kept."""
 
     name: str
     modifier: str = ""
@@ -73,6 +73,7 @@ class Interaction:
     conditions: Conditions = field(default_factory=Conditions)
     prefer: Prefer = field(default_factory=Prefer)
     entries: tuple[Interaction, ...] = ()  # of a transaction or batch, in order
+    full_url: str = ""  # of an entry of a transaction or batch, as sent, with the gateway's own base taken off
 
     @property
     def target(self) -> str:
