@@ -158,14 +158,14 @@ def networks(raw: Any, place: Place) -> tuple[Network, ...]:
 
 
 def lives(raw: Any, place: Place) -> Mapping[str, float]:
-    """A table of seconds by resource type."""
+    """A table of seconds by resource type; "*" stands for all others."""
     if not isinstance(raw, dict):
         raise Wrong(f"{raw!r} is no table", "write it like lives = { Observation = 60 }")
     seconds = number(0, 86400, " seconds")
     found = cast("dict[str, Any]", raw)
     for name in found:
-        if not _RESOURCE_TYPE.fullmatch(name):
-            raise Wrong(f"{name!r} is no resource type", "write a FHIR type such as Observation")
+        if name != "*" and not _RESOURCE_TYPE.fullmatch(name):
+            raise Wrong(f"{name!r} is no resource type", 'write a FHIR type such as Observation, or "*" for all others')
     return {name: float(seconds(value, place)) for name, value in found.items()}
 
 

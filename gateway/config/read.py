@@ -102,7 +102,7 @@ class _Values:
         names = dict.fromkeys(ehr for ehr, _ in self.values if ehr)
         ehrs = tuple(self._ehr(name) for name in names)
         own: dict[str, Any] = {name: value for (ehr, name), value in self.values.items() if not ehr}
-        settings = _completed(Settings(**own, ehrs=ehrs), cwd)
+        settings = _completed(Settings(**own, ehrs=ehrs), self.sources, cwd)
         _check_together(settings, self.sources)
         return Loaded(settings, self.sources)
 
@@ -231,8 +231,12 @@ def _check_ehr(ehr: EhrSettings, where: str) -> None:
             raise ConfigError(f"EHR {ehr.name}: {name} has no effect", where=where, fix=f'set auth = "{kind}" as well, or leave {name} out')
 
 
-def _completed(settings: Settings, cwd: Path) -> Settings:
+def _completed(settings: Settings, sources: Mapping[str, str], cwd: Path) -> Settings:
     data_dir = (cwd / settings.data_dir).absolute()
+    if settings.store.startswith("sqlite") and "data_dir" not in sources:
+        # Two stores in one folder are two gateways: their audit segments and keys stay apart.
+        file = Path(settings.store.removeprefix("sqlite+aiosqlite:///"))
+        data_dir = file.with_name(f"{file.stem}-data")
     scheme = "https" if settings.tls_cert else "http"
     host = settings.host if settings.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104  # compared, not bound
     shown = f"[{host}]" if ":" in host else host

@@ -71,7 +71,9 @@ class Settings:
 
     public_url: str = _setting("", "The address at which callers find the gateway. Without it, the one it listens on.", parse.public_url)
     listen: str = _setting("127.0.0.1:8080", "HOST:PORT to listen on.", parse.listen)
-    data_dir: Path = _setting(Path("gateway-data"), "Folder for the SQLite store, keys, audit segments and the event log.", parse.path)
+    data_dir: Path = _setting(
+        Path("gateway-data"), "Folder for keys, audit segments and the event log. With store = sqlite:///x.db: x-data beside it.", parse.path
+    )
     store: str = _setting("", "Where state is kept: sqlite:///file or postgresql://... Without it, gateway.db in data_dir.", parse.store)
     redis: str = _setting("", "Redis or Valkey for cached answers. Without it, memory, for a single process only.", parse.redis)
     cache_bytes: int = _setting(64 * 1024 * 1024, "Most bytes of cached answers in memory when there is no Redis.", parse.count(0, 2**40, " bytes"))
@@ -86,7 +88,7 @@ class Settings:
     writes: str = _setting(
         "table", "What a token may write: table narrows its scopes; scopes alone is for sandboxes.", parse.one_of("table", "scopes")
     )
-    practitioner_access: str = _setting("listed", "Whom a practitioner's token reaches.", parse.one_of("launched", "listed", "care-team", "all"))
+    practitioner_access: str = _setting("listed", "Whom a practitioner's token reaches.", parse.one_of("launched", "listed", "all"))
     coherence: float = _setting(1.0, "Seconds after which every process has seen an invalidation.", parse.number(0.1, 30, " seconds"))
     push_wait: float = _setting(10.0, "Seconds that a push waits for its result before it gets a 202.", parse.number(0, 60, " seconds"))
     lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers may be cached, by resource type.", parse.lives)

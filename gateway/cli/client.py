@@ -1,0 +1,195 @@
+"""`gateway client register` and `gateway client token`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import httpx
+from joserfc import jwk, jwt
+from joserfc.errors import JoseError
+
+from gateway import compose
+from gateway.cli import options, output, upstream
+from gateway.config import Settings
+from gateway.errors import ConfigError, GatewayError, OAuthError
+from gateway.smart.server.values import Endpoints
+
+_REGISTER = """\b
+Example:
+  gateway client register --from app.json
+  gateway client register --from backends.json --json > registered.json
+
+\b
+app.json:
+  {"client_id": "growth-chart", "client_name": "Growth chart", "token_endpoint_auth_method": "none",
+   "redirect_uris": ["https://app.example/callback"], "launch_uri": "https://app.example/launch"}
+"""
+_SIGN = """\b
+Example:
+  TOKEN=$(gateway client token --client lab --key lab-private.json --ehr hapi)
+  curl -H "Authorization: Bearer $TOKEN" http://127.0.0.1:8080/fhir/hapi/Observation/o1
+"""
+
+
+@click.group()
+def client() -> None:
+    """Register apps and backend systems; make a token for one."""
+
+
+@client.command(epilog=_REGISTER)
+@click.option(
+    "--from", "source", required=True, type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help='RFC 7591 metadata; "-": stdin.'
+)
+@options.common
+@options.as_json
+def register(source: Path, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # by name
+    """Register the client in FILE, one JSON object, or the clients of a list.
+
+    A client_id and client_secret in the file are kept; else they are made, and the secret is shown this once. Registering an id again replaces
+    it. A backend that pushes has "push": {"mode": "deliver", "ehr": NAME} or {"mode": "notify"}.
+    """
+    loaded = options.settings(config, store, ehr)
+    metadata = _read(source)
+    several = isinstance(metadata, list)
+    entries = cast("list[Any]", metadata) if several else [metadata]
+    answers = asyncio.run(_register(loaded.settings, entries, _named_ehrs(entries, ehr)))
+    if json_:
+        output.show_json(answers if several else answers[0])
+        return
+    for answer in answers:
+        secret = f"  secret {answer['client_secret']} (shown this once)" if answer.get("client_secret") else ""
+        click.echo(f"{answer['client_id']}{secret}")
+
+
+async def _register(settings: Settings, entries: list[Any], ehrs: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    async with compose.opened(settings) as state:
+        registrar = compose.registrar(state, ehrs)
+        found: list[Mapping[str, Any]] = []
+        for number, entry in enumerate(entries, 1):
+            try:
+                found.append(await registrar.register(entry))
+            except OAuthError as error:
+                raise ConfigError(f"{error.error}: {error.message}", where=f"--from, client {number}", fix="correct it and register again") from error
+        return found
+
+
+def _named_ehrs(entries: list[Any], ehr: tuple[str, ...]) -> tuple[str, ...]:
+    """Where no EHR is set here: the names that the file and --ehr use. The gateway that knows their URLs may run elsewhere."""
+    found = dict.fromkeys(one.partition("=")[0] for one in ehr)
+    for entry in entries:
+        if isinstance(entry, dict):
+            one = cast("dict[str, Any]", entry)
+            push = one.get("push")
+            named: list[Any] = [cast("dict[str, Any]", push).get("ehr")] if isinstance(push, dict) else []
+            named += cast("list[Any]", one["ehrs"]) if isinstance(one.get("ehrs"), list) else []
+            found |= dict.fromkeys(name for name in named if isinstance(name, str) and name != "*")
+    return tuple(found)
+
+
+def _read(source: Path) -> Any:
+    try:
+        text = sys.stdin.read() if str(source) == "-" else source.read_text("utf-8")
+        return json.loads(text)
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read ({error.strerror})", where="--from", fix="name a file that exists") from error
+    except ValueError as error:
+        raise ConfigError(f"{source} is no JSON: {error}", where="--from", fix="write one object, or a list of them") from error
+
+
+@client.command(epilog=_SIGN)
+@click.option("--client", "client_id", required=True, metavar="ID", help="A backend client, registered with the public part of the key.")
+@click.option("--key", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its private key: JWK, JWK Set or PEM.")
+@click.option("--kid", default="", metavar="TEXT", help="The key's id, when the file does not say it.")
+@click.option("--scope", default="system/*.cruds", show_default=True, help="What to ask for; the registration bounds it.")
+@click.option("--public-url", metavar="URL", help="Where the gateway is.")
+@click.option("--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Certificates to trust (PEM).")
+@options.common
+@options.as_json
+def token(
+    client_id: str,
+    key: Path,
+    kid: str,
+    scope: str,
+    public_url: str | None,
+    ca: Path | None,
+    json_: bool,  # noqa: FBT001  # click passes by name
+    config: Path | None,
+    store: str | None,
+    ehr: tuple[str, ...],
+) -> None:
+    """Sign an assertion with the private key and print the access token that the gateway gives for it (SMART Backend Services)."""
+    loaded = options.settings(config, store, ehr, public_url=public_url)
+    endpoint = Endpoints(loaded.settings.public_url, options.chosen(loaded, ehr)).token
+    answer = _ask(endpoint, assertion(client_id, _private_key(key, kid), endpoint), scope, ca)
+    if json_:
+        output.show_json(answer)
+    else:
+        click.echo(answer["access_token"])
+
+
+def assertion(client_id: str, key: jwk.RSAKey | jwk.ECKey, audience: str) -> str:
+    """The signed assertion of SMART Backend Services: RS384 or ES384, for one minute, used once."""
+    algorithm = "RS384" if isinstance(key, jwk.RSAKey) else "ES384"
+    claims = {"iss": client_id, "sub": client_id, "aud": audience, "exp": int(time.time()) + 60, "jti": uuid.uuid4().hex}
+    return jwt.encode({"alg": algorithm, "kid": key.kid or "", "typ": "JWT"}, claims, key, algorithms=[algorithm])
+
+
+def _private_key(path: Path, kid: str) -> jwk.RSAKey | jwk.ECKey:
+    wrong = ConfigError(f"{path} holds no private RSA or P-384 key", where="--key", fix="name a private JWK, a JWK Set with one, or a PEM file")
+    text = path.read_text("utf-8")
+    try:
+        found = _of_jwk(json.loads(text), kid) if text.lstrip().startswith("{") else _of_pem(text, kid)
+    except (JoseError, ValueError, TypeError, KeyError) as error:
+        raise wrong from error
+    if found is None or not found.is_private:
+        raise wrong
+    return found
+
+
+def _of_jwk(document: Mapping[str, Any], kid: str) -> jwk.RSAKey | jwk.ECKey | None:
+    keys = cast("list[dict[str, Any]]", document.get("keys", [document]))
+    private = [key for key in keys if "d" in key and (not kid or key.get("kid", kid) == kid)]
+    if not private:
+        return None
+    chosen = dict(private[0]) | ({"kid": kid} if kid else {})
+    return jwk.RSAKey.import_key(chosen) if chosen.get("kty") == "RSA" else jwk.ECKey.import_key(chosen)
+
+
+def _of_pem(text: str, kid: str) -> jwk.RSAKey | jwk.ECKey:
+    if not kid:
+        raise ConfigError("A PEM file does not say the key's id", where="--key", fix="add --kid with the kid of the registered key")
+    try:
+        return jwk.RSAKey.import_key(text, {"kid": kid})
+    except (JoseError, ValueError):
+        return jwk.ECKey.import_key(text, {"kid": kid})
+
+
+def _ask(endpoint: str, signed: str, scope: str, ca: Path | None) -> Mapping[str, Any]:
+    form = {
+        "grant_type": "client_credentials",
+        "scope": scope,
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": signed,
+    }
+    try:
+        with httpx.Client(trust_env=False, verify=ssl.create_default_context(cafile=str(ca) if ca else None), timeout=15) as http:
+            answer = http.post(endpoint, data=form)
+            found = cast("dict[str, Any]", answer.json())
+    except httpx.HTTPError as error:
+        raise ConfigError(
+            f"{endpoint} does not answer ({upstream.reason(error)})", where="--public-url", fix="start the gateway, or name its address"
+        ) from error
+    except ValueError as error:
+        raise GatewayError(f"{endpoint} did not answer as a token endpoint does") from error
+    if answer.status_code != 200:
+        raise GatewayError(f"{found.get('error', answer.status_code)}: {found.get('error_description', 'the gateway refused')}")
+    return found
