@@ -23,6 +23,7 @@ class Push:
 
     mode: str  # "deliver" | "notify"
     ehr: str = ""  # where deliveries go ("" for notify)
+    source_ehr: str = ""  # the EHR that this sender is the record of, if it is one of ours: it never delivers into itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,5 +54,5 @@ def principal_of(bearer: Bearer) -> Principal:
         user_id=account.id if account else "",
         listed=frozenset(listed),
         grant_id=grant.id,
-        push=Push(push.get("mode", ""), push.get("ehr", "")) if push and kind is PrincipalKind.SYSTEM else None,
+        push=Push(push.get("mode", ""), push.get("ehr", ""), push.get("source_ehr", "")) if push and kind is PrincipalKind.SYSTEM else None,
     )
