@@ -6,18 +6,13 @@ Patient, is one that the caller may see (ATK-F25): a performer never makes anoth
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from gateway.fhir.references import Relative, relative_reference
 from gateway.fhir.search import split_or, split_token
 from gateway.fhir.tables import CompartmentRow, Tables
-
-Relative = Callable[[str], str | None]
-"""Gives the part of a URL below the EHR's base, or None."""
-
-_LOCAL = re.compile(r"([A-Z][A-Za-z]{1,63})/([A-Za-z0-9.\-]{1,64})(?:/_history/[A-Za-z0-9.\-]{1,64})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +62,7 @@ def local(reference: Any, relative: Relative) -> tuple[str, str] | None:
     if not isinstance(reference, dict):
         return None
     text = cast("dict[str, Any]", reference).get("reference")
-    if not isinstance(text, str):
-        return None
-    if "://" in text:
-        text = relative(text) or ""
-    match = _LOCAL.fullmatch(text)
-    return (match[1], match[2]) if match else None
+    return relative_reference(text, relative) if isinstance(text, str) else None
 
 
 def membership(resource: Mapping[str, Any], patients: frozenset[str], row: CompartmentRow, relative: Relative) -> Membership:

@@ -87,21 +87,21 @@ def _named_patients(resource_type: str, param: Param, tables: Tables) -> frozens
     deciding = search[row.narrow].paths if row.narrow in search else ()
     if known is None or known.type != "reference" or "Patient" not in known.targets or not set(known.paths) & set(deciding):
         return None
-    ids = [_patient_id(value, param) for value in split_or(param.value)]
+    ids = [_patient_id(value, param.modifier, known.targets) for value in split_or(param.value)]
     return None if None in ids else frozenset(id_ for id_ in ids if id_ is not None)
 
 
-def _patient_id(value: str, param: Param) -> str | None:
-    """`A`, `Patient/A`, or `A` with `:Patient`. None when it names another type.
+def _patient_id(value: str, modifier: str, targets: tuple[str, ...]) -> str | None:
+    """`A`, `Patient/A`, or `A` with `:Patient`. None when it names another type that the parameter may point to.
 
     A bare id may be of any target type: it is judged as a patient's. An absolute reference was made relative when it was parsed, or is nobody's.
     """
     head, slash, tail = value.rpartition("/")
     if not slash:
-        return value if param.modifier in ("", "Patient") else None
+        return value if modifier in ("", "Patient") else None
     if head == "Patient":
         return tail
-    return None if head.isalpha() else value
+    return None if head in targets else value
 
 
 def _bound(row: CompartmentRow, patients: frozenset[str]) -> tuple[Param, ...]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.fhir.compartment import Inside, NeedsOwners, Outside, Relative, Shared, matches, membership
+from gateway.fhir.compartment import Inside, NeedsOwners, Outside, Shared, matches, membership
+from gateway.fhir.references import Relative
 from gateway.fhir.tables import Tables
 from gateway.smart.constraint import Constraint, Reach
 

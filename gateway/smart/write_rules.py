@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from gateway.fhir.compartment import Relative, at, local
+from gateway.fhir.compartment import at, local
+from gateway.fhir.references import Relative
 from gateway.fhir.tables import Tables, WriteRow
 from gateway.smart.constraint import Deny
 from gateway.smart.principal import Principal, PrincipalKind

@@ -1,0 +1,223 @@
+"""The FHIR facade: a pure ASGI app in front of the rest. `/fhir/{ehr}` is one FHIR base; everything else goes on to `rest`.
+
+One function, `_answer`, shows the order: who calls, what is asked, and then the pipeline (or, for a system that pushes, the inbox).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import structlog
+
+from gateway.adapters.ehr.base import OutcomeUnknown
+from gateway.api.asgi import ClientGone, Headers, Limits, Receive, Scope, Send, client_address, read_body, respond, values
+from gateway.errors import FhirError, NotFound, Unauthenticated, Unavailable, UpstreamTimeout
+from gateway.fhir import outcome, request
+from gateway.fhir.interaction import WRITES, Interaction
+from gateway.proxy.answer import Answer, RequestContext
+from gateway.proxy.pipeline import Pipeline
+from gateway.smart.principal import Principal, PrincipalKind
+
+log = structlog.get_logger("gateway.fhir")
+
+FHIR_JSON = "application/fhir+json"
+_OPEN = "*"  # CORS for documents that anybody may read without a token (A1.3, A1.4)
+
+
+class Authenticator(Protocol):
+    """Bearer token to Principal."""
+
+    async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
+        """Raises Unauthenticated."""
+        ...
+
+
+class Inbox(Protocol):
+    """Where writes of systems go: durable before they are acknowledged."""
+
+    async def receive(self, principal: Principal, interaction: Interaction, headers: Headers, body: bytes, context: RequestContext) -> Answer:
+        """Judge, commit, wait for the result or give a status URL."""
+        ...
+
+    async def status(self, principal: Principal, token: str, context: RequestContext) -> Answer:
+        """What became of a message."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What the facade needs besides the pipeline."""
+
+    public_url: str
+    discovery: Mapping[str, Mapping[str, Callable[[], Mapping[str, Any]]]]  # by EHR, then by document name under .well-known/
+    allowed_origin: Callable[[str], Awaitable[bool]]
+    limits: Limits = field(default_factory=Limits)
+    trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One request at the facade. `path` is raw and below the base, without its leading slash."""
+
+    ehr: str
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    context: RequestContext
+    origin: str
+
+
+class FhirFacade:
+    """ASGI."""
+
+    def __init__(self, pipeline: Pipeline, authenticator: Authenticator, inbox: Inbox, edge: Edge, rest: Any) -> None:
+        self._pipeline = pipeline
+        self._authenticator = authenticator
+        self._inbox = inbox
+        self._edge = edge
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI call: FHIR here, everything else further on."""
+        raw = bytes(scope.get("raw_path") or b"") if scope["type"] == "http" else b""
+        if not raw.startswith(b"/fhir/"):
+            await self._rest(scope, receive, send)
+            return
+        incoming = self._incoming(scope, raw)
+        try:
+            answer = await self._answer(incoming, receive)
+        except ClientGone:
+            return
+        except OutcomeUnknown:
+            answer = self._refusal(
+                UpstreamTimeout(
+                    "The record system did not confirm this. It may or may not have been stored: look before you send it again.",
+                    reason="outcome-unknown",
+                ),
+                incoming,
+            )
+        except FhirError as error:
+            answer = self._refusal(error, incoming)
+        except Exception:
+            log.exception("unexpected", request_id=incoming.context.request_id)
+            answer = self._refusal(Unavailable(reason="unexpected"), incoming)
+        await respond(send, answer.status, await self._headers(answer, incoming), answer.body, head=incoming.method == "HEAD")
+
+    async def _answer(self, incoming: Incoming, receive: Receive) -> Answer:
+        if incoming.ehr not in self._edge.discovery:
+            raise NotFound("There is no such FHIR base.", reason="ehr-unknown")
+        if incoming.method == "OPTIONS":
+            return Answer(204)
+        if (document := self._document(incoming)) is not None:
+            return document
+        if incoming.path == "metadata" and incoming.method in ("GET", "HEAD"):
+            return await self._pipeline.capabilities(incoming.ehr, incoming.context)
+        principal = await self._principal(incoming)
+        body = await read_body(incoming.headers, receive, self._edge.limits)
+        if incoming.path.startswith("_async/") and incoming.method in ("GET", "HEAD"):
+            return await self._inbox.status(principal, incoming.path.removeprefix("_async/"), incoming.context)
+        interaction = self._parse(incoming, body, principal)
+        if principal.kind is PrincipalKind.SYSTEM and interaction.kind in WRITES:
+            return await self._inbox.receive(principal, interaction, incoming.headers, body, incoming.context)
+        return await self._pipeline.handle(principal, interaction, incoming.context)
+
+    def _parse(self, incoming: Incoming, body: bytes, principal: Principal) -> Interaction:
+        try:
+            return request.parse(
+                method=incoming.method,
+                path=incoming.path,
+                query=incoming.query,
+                headers=incoming.headers,
+                body=body,
+                own_bases=(self._base(incoming.ehr),),
+            )
+        except FhirError as error:  # a refusal of somebody who is known is on record like any other
+            self._pipeline.refused(incoming.ehr, incoming.context, error, principal)
+            raise
+
+    async def _principal(self, incoming: Incoming) -> Principal:
+        try:
+            if b"access_token=" in incoming.query:
+                self._token_in_query()
+            return await self._authenticator.principal(incoming.ehr, values(incoming.headers, b"authorization"))
+        except Unauthenticated as error:
+            self._pipeline.refused(incoming.ehr, incoming.context, error)
+            raise
+
+    @staticmethod
+    def _token_in_query() -> NoReturn:
+        """RFC 6750 section 2.3 is not offered: URLs end up in logs (ATK-O30)."""
+        raise Unauthenticated("Send the token in the Authorization header.", reason="token-in-query")
+
+    def _document(self, incoming: Incoming) -> Answer | None:
+        if incoming.method not in ("GET", "HEAD") or not incoming.path.startswith(".well-known/"):
+            return None
+        maker = self._edge.discovery[incoming.ehr].get(incoming.path.removeprefix(".well-known/"))
+        if maker is None:
+            raise NotFound
+        return Answer(
+            200,
+            json.dumps(maker()).encode(),
+            (("Content-Type", "application/json"), ("Access-Control-Allow-Origin", _OPEN), ("Cache-Control", "max-age=60")),
+        )
+
+    def _incoming(self, scope: Scope, raw: bytes) -> Incoming:
+        ehr, _, path = raw.removeprefix(b"/fhir/").decode("latin-1").partition("/")
+        headers: Headers = scope["headers"]
+        fresh = any("no-cache" in text.lower() for text in values(headers, b"cache-control"))
+        context = RequestContext(uuid.uuid4().hex, client_address(scope, self._edge.trusted_proxies), fresh=fresh)
+        return Incoming(ehr, scope["method"], path, scope["query_string"], headers, context, "".join(values(headers, b"origin")[:1]))
+
+    def _base(self, ehr: str) -> str:
+        return f"{self._edge.public_url}/fhir/{ehr}"
+
+    def _refusal(self, error: FhirError, incoming: Incoming) -> Answer:
+        log.info("refused", reason_id=error.reason, status=error.status, request_id=incoming.context.request_id, ehr=incoming.ehr)
+        headers: list[tuple[str, str]] = []
+        if error.status == 401:
+            # RFC 6750 section 3: no error code when no token was sent at all.
+            sent = bool(values(incoming.headers, b"authorization"))
+            headers.append(("WWW-Authenticate", 'Bearer realm="fhir"' + (', error="invalid_token"' if sent else "")))
+        if error.reason == "scope-missing":
+            headers.append(("WWW-Authenticate", 'Bearer realm="fhir", error="insufficient_scope"'))
+        if error.retry_after is not None:
+            headers.append(("Retry-After", str(error.retry_after)))
+        return Answer(error.status, outcome.outcome(error, incoming.context.request_id), tuple(headers))
+
+    async def _headers(self, answer: Answer, incoming: Incoming) -> list[tuple[str, str]]:
+        headers = list(answer.headers)
+        present = {name.lower() for name, _ in headers}
+        if answer.body and "content-type" not in present:
+            headers.append(("Content-Type", FHIR_JSON))
+        if "cache-control" not in present:
+            headers.append(("Cache-Control", "private, no-cache"))
+        headers += [("X-Request-Id", incoming.context.request_id), ("X-Content-Type-Options", "nosniff")]
+        if incoming.origin and "access-control-allow-origin" not in present:
+            headers += await self._cors(incoming)
+        return headers
+
+    async def _cors(self, incoming: Incoming) -> list[tuple[str, str]]:
+        """CORS for origins that a registered client has, and never with credentials (ATK-O29)."""
+        if incoming.path == "metadata" or incoming.path.startswith(".well-known/"):
+            return [("Access-Control-Allow-Origin", _OPEN)]
+        if not await self._edge.allowed_origin(incoming.origin):
+            return [("Vary", "Origin")]
+        headers = [
+            ("Access-Control-Allow-Origin", incoming.origin),
+            ("Vary", "Origin"),
+            ("Access-Control-Expose-Headers", "ETag, Last-Modified, Location, Content-Location, Cache-Status, X-Request-Id"),
+        ]
+        if incoming.method == "OPTIONS":
+            headers += [
+                ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, OPTIONS"),
+                ("Access-Control-Allow-Headers", "authorization, accept, content-type, if-match, if-none-match, prefer"),
+                ("Access-Control-Max-Age", "600"),
+            ]
+        return headers
+

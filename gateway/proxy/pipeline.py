@@ -1,0 +1,211 @@
+"""The only road to an EHR, for apps, the portal and the worker alike. `Pipeline.handle` shows every stage in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply
+from gateway.audit import AuditSink
+from gateway.cache.cache import Cache
+from gateway.cache.keys import Ask
+from gateway.cache.policy import Lives, life_for
+from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, NotSupported, UpstreamFault
+from gateway.fhir.compartment import matches
+from gateway.fhir.interaction import WRITES, Interaction, Kind, Param
+from gateway.fhir.json import parse
+from gateway.fhir.search import canonical
+from gateway.fhir.tables import Tables
+from gateway.proxy import narrow, paging, render, trail
+from gateway.proxy.access_log import AccessLog
+from gateway.proxy.answer import Answer, RequestContext
+from gateway.proxy.capabilities import Capabilities
+from gateway.proxy.fetched import Fetched, pack, unpack
+from gateway.proxy.reads import Events, Reader
+from gateway.proxy.writes import Writer
+from gateway.smart.constraint import Allow, Constraint, Deny
+from gateway.smart.policy import AccessRules, decide, reach
+from gateway.smart.principal import Principal
+
+VIEW = "gateway"
+"""Whose view of the EHR this is: our own credential's. A patient's own upstream token would be another view, with its own cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pipeline is made of, besides the EHRs."""
+
+    tables: Tables
+    cache: Cache
+    audit: AuditSink
+    access_log: AccessLog
+    capabilities: Capabilities
+    events: Events
+    seal: paging.Seal
+    public_url: str
+    rules: AccessRules
+    lives: Lives
+
+
+class Pipeline:
+    """Authorizes, narrows, fetches or writes, screens, rewrites and records."""
+
+    def __init__(self, ehrs: Mapping[str, Ehr], parts: Parts) -> None:
+        self._ehrs = ehrs
+        self._parts = parts
+
+    async def handle(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Answer:
+        """The answer. Raises FhirError (already on record), or OutcomeUnknown for a write whose answer was lost."""
+        try:
+            ehr = self._ehr(principal.ehr)
+            asked, page = paging.resume(self._parts.seal, principal, interaction)
+            constraint = self._decide(principal, asked)
+            reader = Reader(ehr, self._parts.tables, constraint, context, self._parts.events)
+            if asked.type == "AuditEvent" and asked.kind is Kind.SEARCH:
+                return await self._access_log(principal, asked, page, constraint, context)
+            if asked.kind in WRITES:
+                return await self._write(principal, asked, reader)
+            return await self._read(principal, asked, page, reader)
+        except FhirError as error:
+            self._parts.audit.append(trail.refused(principal, interaction, context, error))
+            raise
+
+    async def capabilities(self, ehr: str, context: RequestContext) -> Answer:
+        """`/metadata`: what the EHR can do, reduced to what is allowed through here. Anybody may ask."""
+        return await self._parts.capabilities.answer(self._ehr(ehr), context)
+
+    def admit(self, principal: Principal, interaction: Interaction) -> None:
+        """Whether a system may push this, by its scopes alone, entry by entry. Raises Forbidden; no I/O."""
+        for one in interaction.entries or (interaction,):
+            constraint = self._decide(principal, one)
+            if any(reach_.query for reach_ in constraint.match):
+                resource = parse(one.body)
+                if not any(not r.query or matches(resource, r.query, self._parts.tables) for r in constraint.match):
+                    raise Forbidden("The resource is not within what this token may write.", reason="outside-scope-condition")
+
+    async def current(self, principal: Principal, resource_type: str, id_: str, context: RequestContext) -> str | None:
+        """The ETag of what stands there now, None when nothing does: the worker's look before a second attempt."""
+        found = await self.stored(principal, Interaction(Kind.READ, resource_type, id_), context)
+        return None if found is None else found.etag
+
+    async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
+        """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read."""
+        if not any(reach(principal, interaction.type, letter, tables=self._parts.tables, rules=self._parts.rules) for letter in "cu"):
+            raise Forbidden(reason="scope-missing")
+        call = EhrCall(interaction.kind, interaction.type, interaction.id, interaction.version, request_id=context.request_id)
+        reply = await self._ehr(principal.ehr).send(call)
+        self._parts.audit.append(trail.looked(principal, interaction, context, reply.status))
+        if reply.status in (404, 410):
+            return None
+        if reply.status != 200:
+            raise UpstreamFault(reason="look-failed")
+        return reply
+
+    def refused(self, ehr: str, context: RequestContext, error: FhirError, principal: Principal | None = None) -> None:
+        """Put a refusal on record that came before there was an interaction, or anybody known."""
+        record = trail.refused(principal, Interaction(Kind.READ), context, error) if principal else trail.anonymous(ehr, context, error)
+        self._parts.audit.append(record)
+
+    # Stages ---------------------------------------------------------------------------------------------------------------
+
+    def _ehr(self, name: str) -> Ehr:
+        if name not in self._ehrs:
+            raise NotFound("There is no such FHIR base.", reason="ehr-unknown")
+        return self._ehrs[name]
+
+    def _decide(self, principal: Principal, asked: Interaction) -> Constraint:
+        if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
+            for entry in asked.entries:
+                self._decide(principal, entry)
+            return Constraint(())
+        match decide(principal, asked, tables=self._parts.tables, rules=self._parts.rules):
+            case Allow(constraint, _):
+                return constraint
+            case Deny() as refusal:
+                raise error_of(refusal)
+
+    async def _read(self, principal: Principal, asked: Interaction, page: str, reader: Reader) -> Answer:
+        narrowed = self._narrowed(asked, reader.constraint)
+        fetched, stored = await self._fetched(asked, narrowed, page, reader)
+        record = trail.read(principal, asked, narrowed, fetched, reader.context, cached=stored)
+        answer = render.read(self._view(reader), principal, asked, fetched, cached=stored)
+        self._parts.audit.append(replace(record, status=answer.status))
+        return answer
+
+    def _narrowed(self, asked: Interaction, constraint: Constraint) -> narrow.Narrowed:
+        if asked.kind is Kind.SEARCH:
+            return narrow.narrow(asked, constraint.match, self._parts.tables)
+        return narrow.Narrowed(asked, exact=True, patients=constraint.patients)
+
+    async def _fetched(self, asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reader) -> tuple[Fetched, bool]:
+        """From the cache where that is as good as fresh, else from the EHR; and whether it was the cache."""
+        ask = _ask(asked, narrowed, page, reader)
+        looked = await self._parts.cache.look(ask)
+        if looked.value is not None and not reader.context.fresh:
+            try:
+                return unpack(looked.value), True
+            except ValueError:
+                pass  # another version's value: a miss (FAULT-R5)
+        fetched = await reader.fetch(asked, narrowed, page)
+        if looked.key and (life := life_for(asked.kind, asked.type, self._parts.lives)):
+            await self._parts.cache.fill(looked.key, pack(fetched), life)
+        return fetched, False
+
+    async def _write(self, principal: Principal, asked: Interaction, reader: Reader) -> Answer:
+        writer = Writer(reader, principal, self._parts.rules, self._parts.cache)
+        view = self._view(reader)
+        if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
+            reply = await writer.bundle(asked)
+            await self._parts.audit.commit(trail.wrote(principal, asked, reader.context, 200, ()))
+            return render.bundle(view, reply)
+        written = await writer.write(asked)
+        named = replace(asked, id=written.id)
+        await self._parts.audit.commit(trail.wrote(principal, named, reader.context, written.status, written.patients))
+        return render.written(view, asked, written, may_read=self._may_read(principal, asked))
+
+    def _may_read(self, principal: Principal, asked: Interaction) -> bool:
+        """No letter implies another (ATK-F17): what was written comes back only to those who may read it."""
+        return bool(reach(principal, asked.type, "r", tables=self._parts.tables, rules=self._parts.rules))
+
+    def _view(self, reader: Reader) -> render.View:
+        return render.View(self._parts.public_url, reader.ehr, self._parts.seal)
+
+    async def _access_log(self, principal: Principal, asked: Interaction, page: str, constraint: Constraint, context: RequestContext) -> Answer:
+        narrowed = narrow.narrow(asked, constraint.match, self._parts.tables)
+        if narrowed.patients is None or len(narrowed.patients) > 1:
+            raise BadRequest("Say whose: AuditEvent?patient=[id].", reason="patient-missing", code="required")
+        fetched = await self._parts.access_log.fetch(principal.ehr, narrowed, asked, page)
+        self._parts.audit.append(trail.read(principal, asked, narrowed, fetched, context, cached=False))
+        reader = Reader(self._ehr(principal.ehr), self._parts.tables, constraint, context, self._parts.events)
+        return render.read(self._view(reader), principal, asked, fetched, cached=False)
+
+
+def error_of(refusal: Deny) -> FhirError:
+    """A Deny as the error that becomes the answer."""
+    kinds: dict[int, type[FhirError]] = {400: BadRequest, 403: Forbidden, 404: NotFound, 501: NotSupported}
+    return kinds[refusal.status](refusal.message, reason=refusal.reason, code=refusal.code)
+
+
+def _ask(asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reader) -> Ask:
+    """What the cache key is made of. A type counts where its data may change without a change of the patient's own (shared, owned, everyone's)."""
+    patients = reader.constraint.patients
+    kinds = {asked.type}.union(*(_joined(param, reader.tables) for param in asked.params))
+    own = {name for name in kinds if patients is not None and reader.tables.compartment[name].kind in ("patient", "record")}
+    params = narrowed.interaction.params if narrowed.interaction else asked.params
+    return Ask(
+        ehr=reader.ehr.name,
+        view=VIEW,
+        constraint=reader.constraint.canonical(),
+        interaction=f"{asked.kind} {asked.type}/{asked.id}/{asked.version}?{canonical(params)}#{page}",
+        patients=None if patients is None else tuple(sorted(patients)),
+        types=tuple(sorted(kinds - own)),
+    )
+
+
+def _joined(param: Param, tables: Tables) -> set[str]:
+    """The types that a join may bring."""
+    source, _, rest = param.value.partition(":")
+    if param.name == "_revinclude":
+        return {source}
+    known = tables.search.get(source, {}).get(rest) if param.name == "_include" else None
+    return {target for target in known.targets if tables.offered(target)} if known else set()

@@ -1,0 +1,278 @@
+"""Write to an EHR: judge what is stored and what it would become, then send it with the version that was judged.
+
+Everything here runs between two renewals of the cache generations that the write touches, so that nobody reads an old answer after ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from gateway.adapters.ehr.base import EhrCall, EhrReply
+from gateway.cache import keys
+from gateway.cache.cache import Cache
+from gateway.errors import Conflict, FhirError, Forbidden, NotFound, PreconditionFailed, Unprocessable
+from gateway.fhir.bundle import open_searchset
+from gateway.fhir.compartment import patients_of
+from gateway.fhir.interaction import Interaction, Kind, Param
+from gateway.fhir.json import parse, parse_trusted
+from gateway.fhir.references import relative_reference, walk
+from gateway.proxy import narrow
+from gateway.proxy.fetched import Fetched
+from gateway.proxy.reads import MAX_OWNERS, Reader, is_that, refusal
+from gateway.smart.constraint import Deny, Reach
+from gateway.smart.policy import AccessRules, reach
+from gateway.smart.principal import Principal, PrincipalKind
+from gateway.smart.write_rules import check_create, check_update
+
+Resource = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a write. `body` is what the EHR says now stands there, b"" when it said nothing that may leave."""
+
+    status: int
+    type: str
+    id: str
+    etag: str = ""
+    last_modified: str = ""
+    body: bytes = b""
+    patients: tuple[str, ...] = ()
+
+    @property
+    def location(self) -> str:
+        """`Type/id/_history/version`, relative."""
+        version = self.etag.removeprefix("W/").strip('"')
+        return f"{self.type}/{self.id}" + (f"/_history/{version}" if version else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Writes one EHR for one principal and one request."""
+
+    reader: Reader
+    principal: Principal
+    rules: AccessRules
+    cache: Cache
+
+    async def write(self, asked: Interaction) -> Written:
+        """Do it. Raises FhirError, or OutcomeUnknown when the EHR may or may not have done it."""
+        match asked.kind:
+            case Kind.CREATE:
+                return await (self._create_with_id(asked) if asked.id else self._create(asked))
+            case Kind.UPDATE:
+                return await (self._put(asked) if self._is_system else self._update(asked))
+            case other:
+                raise ValueError(other)
+
+    async def bundle(self, asked: Interaction) -> EhrReply:
+        """A transaction or batch of a system sender, each entry judged before it comes here. The EHR's reply, for the worker to read."""
+        names = self._names(*(parse(entry.body) for entry in asked.entries))
+        if any(entry.kind is Kind.UPDATE for entry in asked.entries):  # whose data the old versions were is not known
+            names = (*names, keys.everything(self.reader.ehr.name))
+        async with self.cache.touching(names):
+            reply = await self.reader.send(EhrCall(asked.kind, body=asked.body))
+        if reply.status != 200:
+            raise refusal(reply, self.reader.context, self.reader.events)
+        return reply
+
+    @property
+    def _is_system(self) -> bool:
+        return self.principal.kind is PrincipalKind.SYSTEM
+
+    async def _create(self, asked: Interaction) -> Written:
+        resource = await self._judged(asked)
+        condition: tuple[Param, ...] = ()
+        if asked.conditions.if_none_exist:
+            condition = self._narrowed_condition(asked)
+            if found := await self._existing(asked, condition):
+                return found
+        async with self.cache.touching(self._names(resource)):
+            reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=condition))
+        return await self._written(asked, reply)
+
+    async def _create_with_id(self, asked: Interaction) -> Written:
+        """A create whose id the gateway chose before the first attempt: repeatable, since a second attempt finds the first (promise 3)."""
+        resource = await self._judged(asked)
+        if not self._is_system and (found := await self._mine(asked)):
+            return found
+        async with self.cache.touching(self._names(resource)):
+            reply = await self.reader.send(EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body))
+        return await self._written(asked, reply)
+
+    async def _mine(self, asked: Interaction) -> Written | None:
+        try:
+            stored = await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
+        except NotFound:
+            return None
+        return self._as_written(200, asked, stored)
+
+    async def _put(self, asked: Interaction) -> Written:
+        """A system's update: its own If-Match, or the version that the worker saw."""
+        resource = await self._judged(asked)
+        old = await self.reader.send(EhrCall(Kind.READ, asked.type, asked.id))
+        versions = [resource, parse_trusted(old.body)] if old.status == 200 else [resource]
+        call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=asked.conditions.if_match)
+        async with self.cache.touching(self._names(*versions)):
+            reply = await self.reader.send(call)
+        return await self._written(asked, reply)
+
+    async def _update(self, asked: Interaction) -> Written:
+        """The stored resource and the result are both the caller's, and nothing else was written in between (ATK-F12)."""
+        stored = await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
+        if not _same_version(asked.conditions.if_match, stored.etag) or asked.conditions.if_none_match:
+            raise PreconditionFailed(reason="version-changed")
+        before = parse_trusted(stored.body)
+        result = await self._judged(asked, before)
+        call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=stored.etag)
+        async with self.cache.touching(self._names(before, result)):
+            reply = await self.reader.send(call)
+        return await self._written(asked, reply)
+
+    # What may be written -------------------------------------------------------------------------------------------------
+
+    async def _judged(self, asked: Interaction, stored: Resource | None = None) -> Resource:
+        """The resource that would stand there, once it is known to be the caller's and allowed. Raises Forbidden or Unprocessable."""
+        resource: Resource = parse(asked.body)
+        if resource.get("resourceType") != asked.type:
+            raise Unprocessable("The resource is of another type than the address says.", reason="type-mismatch")
+        if self._is_system:
+            return await self._within(resource)
+        if self.reader.tables.compartment[asked.type].kind != "patient":
+            raise Forbidden(f"{asked.type} cannot be written here.", reason="type-read-only")
+        await self._within(resource)
+        if self.rules.writes == "table" and (refused := self._row(resource, stored)):
+            raise Forbidden(refused.message, reason=refused.reason, code=refused.code)
+        await self._check_references(resource)
+        return resource
+
+    async def _within(self, resource: Resource) -> Resource:
+        if await self.reader.judge(resource, self.reader.constraint.match) is None:
+            raise Forbidden("The resource is not within what this token may write.", reason="outside-compartment")
+        return resource
+
+    def _row(self, resource: Resource, stored: Resource | None) -> Deny | None:
+        tables, relative = self.reader.tables, self.reader.ehr.relative
+        if stored is None:
+            return check_create(self.principal, resource, tables, relative)
+        return check_update(self.principal, stored, resource, tables, relative)
+
+    async def _check_references(self, resource: Resource) -> None:
+        """Every patient named is within reach, and every other resource named is one that may be seen.
+
+        Else an EHR that checks references would tell which ids exist (ATK-F25), or data would be tied to another person's.
+        """
+        patients = _patients(self.reader.constraint.match)
+        seen: set[tuple[str, str]] = set()
+        for reference in walk(resource):
+            if reference.contained or not reference.value:
+                continue  # logical ones (identifier or display only) name nothing that the EHR would look up
+            found = relative_reference(reference.value, self.reader.ehr.relative)
+            if found is None:
+                raise Unprocessable("Only resources of this server can be referred to.", reason="reference-foreign", expression=reference.path)
+            seen.add(found)
+        if len(seen) > MAX_OWNERS:
+            raise Unprocessable("The resource refers to too many others.", reason="references-too-many")
+        for target in sorted(seen):
+            if not await self._may_refer(target, patients):
+                raise Unprocessable("The resource refers to something that is not there.", reason="reference-unknown")
+
+    async def _may_refer(self, target: tuple[str, str], patients: frozenset[str]) -> bool:
+        target_type, target_id = target
+        if f"{target_type}/{target_id}" == self.principal.fhir_user:
+            return True
+        row = self.reader.tables.compartment.get(target_type)
+        if row is None or row.kind in ("denied", "gateway"):
+            return False
+        if row.kind == "shared":
+            return True
+        if row.kind == "record":
+            return target_id in patients
+        try:
+            await self.reader.read(Interaction(Kind.READ, target_type, target_id), (Reach(patients),))
+        except NotFound:
+            return False
+        return True
+
+    # Conditional create ---------------------------------------------------------------------------------------------------
+
+    def _narrowed_condition(self, asked: Interaction) -> tuple[Param, ...]:
+        """If-None-Exist narrowed like a search, for those who may search (ATK-F10, ATK-F26)."""
+        reaches = reach(self.principal, asked.type, "s", tables=self.reader.tables, rules=self.rules)
+        if not reaches:
+            raise Forbidden("A conditional create needs a scope to search.", reason="scope-missing")
+        search = Interaction(Kind.SEARCH, asked.type, params=asked.conditions.if_none_exist)
+        narrowed = narrow.narrow(search, reaches, self.reader.tables)
+        if narrowed.interaction is None:
+            raise PreconditionFailed("The condition names somebody else.", reason="condition-foreign")
+        return narrowed.interaction.params
+
+    async def _existing(self, asked: Interaction, condition: tuple[Param, ...]) -> Written | None:
+        reply = await self.reader.send(EhrCall(Kind.SEARCH, asked.type, params=(*condition, Param("_count", "", "2"))))
+        if reply.status != 200:
+            raise refusal(reply, self.reader.context, self.reader.events)
+        found = [entry for entry in open_searchset(reply.body).entries if entry.mode == "match"]
+        mine = [entry for entry in found if await self.reader.judge(entry.resource, self.reader.constraint.match)]
+        if not mine:
+            return None
+        if len(mine) > 1:
+            raise PreconditionFailed("The condition holds for several resources.", reason="condition-multiple")
+        stored = await self.reader.read(Interaction(Kind.READ, asked.type, str(mine[0].resource.get("id"))), self.reader.constraint.match)
+        return self._as_written(200, replace(asked, id=str(mine[0].resource.get("id"))), stored)
+
+    # Answers --------------------------------------------------------------------------------------------------------------
+
+    def _names(self, *resources: Resource) -> tuple[str, ...]:
+        """The cache generations that a change of these resources ends: those of their patients and types."""
+        tables, ehr = self.reader.tables, self.reader.ehr
+        patients: set[str] = set()
+        for resource in resources:
+            row = tables.compartment.get(str(resource.get("resourceType")))
+            patients |= patients_of(resource, row, ehr.relative) if row else set()
+        types = {str(resource.get("resourceType")) for resource in resources}
+        return keys.names(ehr.name, patients, types)
+
+    async def _written(self, asked: Interaction, reply: EhrReply) -> Written:
+        if reply.status not in (200, 201):
+            raise self._refused(reply)
+        id_ = asked.id or _id_of(reply)
+        resource = parse_trusted(reply.body) if reply.body else None
+        body = b""
+        if resource is not None and is_that(resource, replace(asked, id=id_)) and await self.reader.judge(resource, self.reader.constraint.match):
+            body = reply.body
+        elif resource is not None and resource.get("resourceType") != "OperationOutcome":
+            self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: the answer to a write is another resource")
+        if not id_:
+            raise Conflict("The record system took this but did not say where it is.", reason="location-missing")
+        patients = _patients(self.reader.constraint.match) if not self._is_system else frozenset[str]()
+        return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, tuple(sorted(patients)))
+
+    def _refused(self, reply: EhrReply) -> FhirError:
+        error = refusal(reply, self.reader.context, self.reader.events)
+        # After the stored resource was found and judged, an EHR's 404 can only mean that it went away in between.
+        return PreconditionFailed(reason="version-changed") if isinstance(error, NotFound) and not self._is_system else error
+
+    def _as_written(self, status: int, asked: Interaction, stored: Fetched) -> Written:
+        return Written(status, asked.type, asked.id, stored.etag, stored.last_modified, stored.body, stored.patients)
+
+
+def _patients(reaches: tuple[Reach, ...]) -> frozenset[str]:
+    return frozenset(patient for one in reaches for patient in one.patients or ())
+
+
+def _same_version(asked: str, stored: str) -> bool:
+    """Whether If-Match allows the stored version; absent allows any. Weak comparison: FHIR's ETags are weak (http.html 3.1.0.1.3)."""
+    if asked in ("", "*"):
+        return True
+    return asked.removeprefix("W/").strip('" ') == stored.removeprefix("W/").strip('"')
+
+
+def _id_of(reply: EhrReply) -> str:
+    """The id that the EHR gave: from Location, else from the body."""
+    parts = reply.headers.get("location", "").rstrip("/").split("/_history/")[0].rsplit("/", 1)
+    if len(parts) == 2 and parts[1]:
+        return parts[1]
+    resource = parse_trusted(reply.body) if reply.body else None
+    return str(cast("dict[str, Any]", resource).get("id", "")) if isinstance(resource, dict) else ""
