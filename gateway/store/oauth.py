@@ -257,12 +257,9 @@ async def launch(connection: AsyncConnection, hash_: str) -> Launch | None:
     return await _one(connection, Launch, t.launch, hash_)
 
 
-async def consume_launch(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
-    """Use it. True once, and only in time."""
-    return await _changed(
-        connection,
-        update(t.launch).where(t.launch.c.hash == hash_, t.launch.c.state == "open", t.launch.c.expires_at > at).values(state="used"),
-    )
+async def consume_launch(connection: AsyncConnection, hash_: str) -> bool:
+    """Use it. True once. Whether it came in time was judged when the app sent the browser with it."""
+    return await _changed(connection, update(t.launch).where(t.launch.c.hash == hash_, t.launch.c.state == "open").values(state="used"))
 
 
 async def add_code(connection: AsyncConnection, value: Code) -> None:
@@ -414,9 +411,9 @@ async def bearer(connection: AsyncConnection, hash_: str) -> Bearer | None:
 
 async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:
     """Forget what can have no effect any more. `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen."""
-    for table in (t.transaction, t.launch, t.access_token, t.assertion_jti):
+    for table in (t.transaction, t.access_token, t.assertion_jti):
         await connection.execute(delete(table).where(table.c.expires_at < now))
-    for table in (t.code, t.refresh_token):
+    for table in (t.code, t.launch, t.refresh_token):
         await connection.execute(delete(table).where(table.c.expires_at < kept_until))
     await connection.execute(delete(t.web_session).where(t.web_session.c.seen_at < idle_since))
     await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.since < kept_until))

@@ -3,7 +3,7 @@
 Authlib's class is kept for its place in the core and overridden where it is too lenient or too strict for SMART: AUTHLIB-E1 (it refuses
 RS384 and ES384), E2 (lifetime, expiry leeway, jku, typ, audience lists), E3 (client_id beside another sub), E4 (the method's name).
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false  # Authlib is untyped: authlib_core.py
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ CodeChallenge: Any = rfc7636.CodeChallenge
 JWTBearerClientAssertion: Any = rfc7523.JWTBearerClientAssertion
 
 OAuth2Error: Any = _OAuth2Error
+AccessDeniedError: Any = rfc6749.AccessDeniedError
 InvalidClientError: Any = rfc6749.InvalidClientError
 InvalidRequestError: Any = rfc6749.InvalidRequestError
 InvalidScopeError: Any = rfc6749.InvalidScopeError

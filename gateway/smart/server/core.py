@@ -3,7 +3,7 @@
 Overrides: AUTHLIB-E4 (client authentication methods), E12 and ATK-O1 (exact redirect match), E13 (a description with forbidden characters is
 an answer and no crash), E15 (the address seen behind a proxy plays no part).
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false  # Authlib is untyped: authlib_core.py
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

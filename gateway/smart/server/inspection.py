@@ -63,7 +63,8 @@ class Inspector:
         async with self._database.write() as connection:
             hash_ = digest(token)
             refresh, access = await rows.refresh_token(connection, hash_), await rows.access_token(connection, hash_)
-            grant = await rows.grant(connection, (refresh or access).grant_id) if refresh or access else None  # type: ignore[union-attr]
+            found = refresh or access
+            grant = await rows.grant(connection, found.grant_id) if found else None
             if grant is None or grant.client_id != client.id or grant.ehr != ehr:
                 return Decided(200, {})
             if refresh:

@@ -1,5 +1,5 @@
 """PKCE with S256, for every client and always (RFC 7636, RFC 9700 section 2.1.1; AUTHLIB-E5)."""
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false  # Authlib is untyped: authlib_core.py
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

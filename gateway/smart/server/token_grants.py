@@ -3,7 +3,7 @@
 Overrides: AUTHLIB-E6 (lifetimes), E7 (rotation, reuse detection, narrowing by the scope algebra), E8 (a code is consumed by compare-and-set,
 and its second use ends the family), E10 (the scope that was consented to is the code's).
 """
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false  # Authlib is untyped: authlib_core.py
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 

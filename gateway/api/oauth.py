@@ -1,0 +1,154 @@
+"""The machine endpoints of the authorization server: token, introspection, revocation, keys, style.
+
+Forms in, JSON out. Every answer, the refusals of the framework's kind included (method, media type, size), is JSON of RFC 6749 section 5.2.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.asgi import ClientGone, Limits, client_address, read_body, value, values
+from gateway.errors import FhirError
+from gateway.smart.server.discovery import STYLE
+from gateway.smart.server.requests import parse_form
+from gateway.smart.server.values import Caller, Decided, KeySource, TokenRequest, refused
+
+log = structlog.get_logger("gateway.oauth")
+
+_LIMITS = Limits(cap=64 * 1024)
+_EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_NEVER_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_FORM = "application/x-www-form-urlencoded"
+
+Answer = Callable[[str, TokenRequest, Caller], Awaitable[Decided]]
+
+
+class Tokens(Protocol):
+    """smart.server.driver.TokenDriver."""
+
+    async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """The token endpoint."""
+        ...
+
+
+class Inspects(Protocol):
+    """smart.server.inspection.Inspector."""
+
+    async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """RFC 7662."""
+        ...
+
+    async def revoke(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """RFC 7009."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthEdge:
+    """What the routes need besides the server itself. `ehrs`: the names in the configuration."""
+
+    ehrs: Collection[str]
+    allowed_origin: Callable[[str], Awaitable[bool]]
+    trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+
+
+def router(tokens: Tokens, inspector: Inspects, keys: KeySource, edge: OAuthEdge) -> APIRouter:
+    """Routes /auth/{ehr}/{token,introspect,revoke,jwks} and /auth/smart-style.json."""
+    routes = APIRouter(include_in_schema=False)
+
+    async def token(request: Request, ehr: str) -> Response:
+        return await _form_endpoint(request, ehr, tokens.token, edge)
+
+    async def introspect(request: Request, ehr: str) -> Response:
+        return await _form_endpoint(request, ehr, inspector.introspect, edge)
+
+    async def revoke(request: Request, ehr: str) -> Response:
+        return await _form_endpoint(request, ehr, inspector.revoke, edge)
+
+    async def jwks(request: Request, ehr: str) -> Response:
+        return _document(request, await keys.public()) if ehr in edge.ehrs else _json(404, {"error": "not_found"})
+
+    async def style(request: Request) -> Response:
+        return _document(request, STYLE)
+
+    for name, endpoint in (("token", token), ("introspect", introspect), ("revoke", revoke), ("jwks", jwks)):
+        routes.add_api_route(f"/auth/{{ehr}}/{name}", endpoint, methods=_EVERY, response_model=None)
+    routes.add_api_route("/auth/smart-style.json", style, methods=_EVERY, response_model=None)
+    return routes
+
+
+async def _form_endpoint(request: Request, ehr: str, answer: Answer, edge: OAuthEdge) -> Response:
+    request_id = uuid.uuid4().hex
+    try:
+        response = _rendered(await _answered(request, ehr, answer, edge, request_id))
+    except ClientGone:
+        response = _json(400, {"error": "invalid_request"})
+    except FhirError as error:
+        code = "temporarily_unavailable" if error.status >= 500 else "invalid_request"
+        retry = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+        response = _json(error.status, {"error": code, "error_description": error.message}, retry)
+    except Exception:  # the edge: whatever happened, the answer is OAuth's JSON and says nothing of it
+        log.exception("unexpected", request_id=request_id, ehr=ehr)
+        response = _json(500, {"error": "server_error"})
+    response.headers["X-Request-Id"] = request_id
+    await _cors(request, response, edge)
+    return response
+
+
+async def _answered(request: Request, ehr: str, answer: Answer, edge: OAuthEdge, request_id: str) -> Decided:
+    if request.method == "OPTIONS":
+        return Decided(204, {})
+    if ehr not in edge.ehrs:
+        return refused("invalid_request", "There is no such server.", status=404)
+    if request.method != "POST":
+        return Decided(405, {"error": "invalid_request", "error_description": "Send a POST."}, headers=(("Allow", "POST, OPTIONS"),))
+    headers = request.scope["headers"]
+    if value(headers, b"content-type").partition(";")[0].strip().lower() != _FORM:
+        return refused("invalid_request", f"Send {_FORM}.", status=415)
+    # What stands in the address is not looked at: secrets there end up in logs (ATK-O10).
+    pairs = parse_form(await read_body(headers, request.receive, _LIMITS))
+    if pairs is None:
+        return refused("invalid_request", "The form cannot be read.")
+    caller = Caller(request_id, client_address(request.scope, edge.trusted_proxies))
+    return await answer(ehr, TokenRequest(pairs, tuple(values(headers, b"authorization"))), caller)
+
+
+def _rendered(decided: Decided) -> Response:
+    if decided.status == 204:
+        return Response(status_code=204, headers=_NEVER_STORED)
+    return _json(decided.status, decided.body, dict(decided.headers))
+
+
+def _json(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(json.dumps(dict(body)), status, media_type="application/json", headers={**_NEVER_STORED, **(headers or {})})
+
+
+def _document(request: Request, body: Mapping[str, Any]) -> Response:
+    """What anybody may read from anywhere, like the discovery documents that name it."""
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "GET, HEAD"})
+    if request.method not in ("GET", "HEAD"):
+        return _json(405, {"error": "invalid_request", "error_description": "Send a GET."}, {"Allow": "GET, HEAD, OPTIONS"})
+    headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=60", "X-Content-Type-Options": "nosniff"}
+    return Response("" if request.method == "HEAD" else json.dumps(dict(body)), media_type="application/json", headers=headers)
+
+
+async def _cors(request: Request, response: Response, edge: OAuthEdge) -> None:
+    """For the web origins of registered clients, and never with credentials (ATK-O29, A2.17)."""
+    response.headers["Vary"] = "Origin"
+    origins = values(request.scope["headers"], b"origin")
+    if len(origins) != 1 or not await edge.allowed_origin(origins[0]):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origins[0]
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = "POST"
+        response.headers["Access-Control-Allow-Headers"] = "authorization, content-type, accept"
+        response.headers["Access-Control-Max-Age"] = "600"

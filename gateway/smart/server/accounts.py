@@ -1,0 +1,237 @@
+"""People who sign in: passwords, and how often one may try.
+
+A wrong name and a wrong password cost the same time and give the same words. What counts attempts knows names and addresses only as hashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import re
+import secrets
+import unicodedata
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from argon2 import PasswordHasher, Type
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.errors import ConfigError, Unavailable
+from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Account, ListedPatient, new_id
+
+_LONGEST_NAME = 255
+_LONGEST_PASSWORD = 1024
+_SHORTEST_PASSWORD = 8  # NIST SP 800-63B section 3.1.1
+_WAITING = 64  # sign-ins that may wait for the executor; more get a 503 at once
+_FHIR_USER = re.compile(r"(Patient|RelatedPerson|Practitioner|PractitionerRole)/[A-Za-z0-9.-]{1,64}", re.ASCII)
+
+T = TypeVar("T")
+
+
+def normalised(username: str) -> str:
+    """The one spelling of a user name: compatibility forms and case are folded together. "" when it holds what cannot be seen."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", username).casefold()).strip()
+    return folded if folded.isprintable() else ""
+
+
+class Passwords:
+    """argon2id in threads of its own, so that a sign-in never stalls the loop. `memory` in KiB; parallelism is 1 (RFC 9106 section 4)."""
+
+    def __init__(self, *, time_cost: int = 3, memory: int = 65536, threads: int = 1) -> None:
+        self._hasher = PasswordHasher(time_cost=time_cost, memory_cost=memory, parallelism=1, type=Type.ID)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
+        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+        self._waiting = 0
+
+    async def hash(self, password: str) -> str:
+        """The encoded hash of a new password."""
+        return await self._run(lambda: self._hasher.hash(_spelled(password)))
+
+    async def verify(self, encoded: str | None, password: str) -> bool:
+        """Whether this is the password. Without a hash the same work is done, for nothing."""
+        return await self._run(lambda: self._verify(encoded, password))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Raises Unavailable when too many wait already: memory and patience are finite."""
+        if self._waiting >= _WAITING:
+            raise Unavailable(reason="sign-in-busy", retry_after=5)
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        finally:
+            self._waiting -= 1
+
+    def _verify(self, encoded: str | None, password: str) -> bool:
+        try:
+            self._hasher.verify(encoded or self._nobody, _spelled(password[:_LONGEST_PASSWORD]))
+        except (VerificationError, InvalidHashError):
+            return False
+        return encoded is not None and len(password) <= _LONGEST_PASSWORD
+
+
+def _spelled(password: str) -> bytes:
+    """NFKC, as NIST SP 800-63B section 3.1.1.2 says: the same keys on another device are the same password."""
+    return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How many failures are too many, within how many seconds."""
+
+    of_name: int = 10
+    of_address: int = 100  # a clinic may sit behind one address
+    window: int = 900
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """The right password."""
+
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """The wrong name or the wrong password: nobody learns which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Too many attempts. Seconds until the next one counts."""
+
+    retry_after: int
+
+
+class Accounts:
+    """Sign-in, and what an operator does to accounts."""
+
+    def __init__(
+        self, database: Database, passwords: Passwords, *, record_in: RecordIn, attempts: Attempts | None = None, clock: Clock = now
+    ) -> None:
+        self._database, self._passwords, self._record_in = database, passwords, record_in
+        self._attempts, self._clock = attempts or Attempts(), clock
+
+    async def sign_in(self, username: str, password: str, caller: Caller) -> SignedIn | Wrong | Locked:
+        """Judge one attempt. It counts before the password is looked at, so that many at once count too; a success takes it back."""
+        moment, name = self._clock(), normalised(username)
+        keys = _keys(name, caller.address)
+        async with self._database.write() as connection:
+            locked = await self._count(connection, keys, moment)
+            account = await rows.account_named(connection, name) if name and not locked else None
+        if account and account.disabled_at is not None:
+            account = None
+        right = not locked and await self._passwords.verify(account.password_hash if account else None, password)
+        async with self._database.write() as connection:
+            if right:
+                await _forgive(connection, keys)
+            status, reason = (303, "") if right else (429, "sign-in-locked") if locked else (403, "sign-in-wrong")
+            event = Event(account.ehr if account else "", caller, moment, account=account)
+            await self._record_in(connection, event.record("login", status, reason=reason))
+        if locked:
+            return Locked(locked)
+        return SignedIn(account) if right and account else Wrong()
+
+    async def add(
+        self,
+        username: str,
+        password: str,
+        *,
+        ehr: str,
+        fhir_user: str,
+        display_name: str = "",
+        patients: Iterable[ListedPatient] = (),
+    ) -> Account:
+        """A new account. Raises ConfigError with the fix when something is wrong or the name is taken."""
+        name = normalised(username)
+        _check(name, password, fhir_user)
+        account = Account(new_id(), name, await self._passwords.hash(password), ehr, fhir_user, display_name or username.strip(), self._clock())
+        async with self._database.write() as connection:
+            if not await rows.put_account(connection, account, tuple(patients)):
+                raise ConfigError("That user name is taken.", where="NAME", fix="choose another name")
+            await self._record_in(connection, Event(ehr, Caller(), account.created_at, account=account).record("account-add", 201))
+        return account
+
+    async def named(self, username: str) -> Account | None:
+        """The account with this name."""
+        async with self._database.read() as connection:
+            return await rows.account_named(connection, normalised(username))
+
+    async def set_password(self, account: Account, password: str) -> None:
+        """A new password ends all sessions."""
+        _check(account.username, password, account.fhir_user)
+        encoded = await self._passwords.hash(password)
+        async with self._database.write() as connection:
+            await rows.set_password(connection, account.id, encoded)
+            await rows.end_web_sessions_of(connection, account.id)
+            await self._record_in(connection, Event(account.ehr, Caller(), self._clock(), account=account).record("password-set", 200))
+
+    async def disable(self, account: Account) -> None:
+        """From the next request on, nothing is done in this person's name."""
+        moment = self._clock()
+        async with self._database.write() as connection:
+            await rows.disable_account(connection, account.id, moment)
+            await rows.end_web_sessions_of(connection, account.id)
+            await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("account-disable", 200))
+
+    async def _count(self, connection: AsyncConnection, keys: _Keys, moment: datetime) -> int:
+        """Seconds to wait, or 0."""
+        window = timedelta(seconds=self._attempts.window)
+        wait = 0
+        for key, most in ((keys.name, self._attempts.of_name), (keys.address, self._attempts.of_address)):
+            if key:
+                count, since = await rows.count_attempt(connection, key, moment, moment - window)
+                wait = max(wait, int((since + window - moment).total_seconds()) + 1) if count > most else wait
+        return wait
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    name: str
+    address: str  # "" when it is not known
+
+
+def _keys(name: str, address: str) -> _Keys:
+    return _Keys(_hashed(f"name:{name}"), _hashed(f"address:{_network(address)}") if address else "")
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _network(address: str) -> str:
+    """The address, or for IPv6 the /64 that one subscriber has."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{found}/64", strict=False)) if isinstance(found, ipaddress.IPv6Address) else str(found)
+
+
+async def _forgive(connection: AsyncConnection, keys: _Keys) -> None:
+    """A success clears the name. The address only gets this one back: an attacker with one account of his own gains nothing."""
+    await rows.forget_attempts(connection, keys.name)
+    if keys.address:
+        await rows.uncount_attempt(connection, keys.address)
+
+
+def _check(name: str, password: str, fhir_user: str) -> None:
+    if not name or len(name) > _LONGEST_NAME:
+        raise ConfigError("A user name has 1 to 255 printable characters.", where="NAME", fix="choose another name")
+    if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
+        raise ConfigError("A password has 8 to 1024 characters.", where="--password-stdin", fix="choose another password")
+    if not _FHIR_USER.fullmatch(fhir_user):
+        raise ConfigError(
+            "A FHIR user is Patient/ID, RelatedPerson/ID, Practitioner/ID or PractitionerRole/ID.", where="--fhir-user", fix="for example: Patient/p1"
+        )

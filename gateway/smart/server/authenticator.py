@@ -1,0 +1,48 @@
+"""Bearer token to Principal, for the FHIR facade. The store is read at every request, so a revocation counts at the next one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from gateway.errors import Unauthenticated
+from gateway.smart.principal import Principal
+from gateway.smart.server.bearer import principal_of, refusal
+from gateway.smart.server.values import Clock
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Bearer, digest
+
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*)", re.ASCII | re.IGNORECASE)  # RFC 6750 section 2.1
+
+
+class Authenticator:
+    """Asked by every request to an EHR's base."""
+
+    def __init__(self, database: Database, *, clock: Clock = now) -> None:
+        self._database, self._clock = database, clock
+
+    async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
+        """Who calls. `authorization` has every value of that header: exactly one, of one Bearer token (ATK-O30, F19). Raises Unauthenticated."""
+        if not authorization:
+            raise Unauthenticated(reason="token-missing")
+        match = _BEARER.fullmatch(authorization[0].strip()) if len(authorization) == 1 else None
+        if match is None:
+            raise Unauthenticated(reason="token-malformed")
+        bearer = await self._bearer(digest(match[1]))
+        reason = refusal(bearer, ehr, self._clock())
+        if reason or bearer is None:
+            raise Unauthenticated("This access token does not count here.", reason=reason)
+        return principal_of(bearer)
+
+    async def allowed_origin(self, origin: str) -> bool:
+        """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""
+        if not origin or origin == "null":
+            return False
+        async with self._database.read() as connection:
+            return await rows.origin_registered(connection, origin)
+
+    async def _bearer(self, hash_: str) -> Bearer | None:
+        """The one place that looks a token up: what a process remembers, while it may, goes before the store here."""
+        async with self._database.read() as connection:
+            return await rows.bearer(connection, hash_)

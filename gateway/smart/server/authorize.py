@@ -1,0 +1,335 @@
+"""The authorization endpoint as a decision: a request and a snapshot in; a validated request, a redirect back or a page out. No I/O.
+
+The same `validate` runs when the app sends the browser here and again at every later step (AUTHLIB-E9: hooks run twice), so a client that
+was disabled or a launch that was used meanwhile ends the flow; nothing is consumed by looking. `conclude` makes the code at the end.
+
+Overrides: AUTHLIB-E5 (PKCE with S256, always), E9 (aud, launch, redirect_uri never omitted), E10 (the scope that was consented to is the
+grant's), E13 (characters that Authlib refuses in its own descriptions), E14 (`iss` in every redirect, RFC 9207).
+"""
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from gateway.smart.scopes import CONTEXT_SCOPES, clinical, parse_scope, split
+from gateway.smart.server.authlib_core import AccessDeniedError, AuthorizationCodeGrant, InvalidRequestError, InvalidScopeError, OAuth2Error
+from gateway.smart.server.core import Core, OAuthClient, Request
+from gateway.smart.server.pkce import S256Always
+from gateway.smart.server.requests import given, repeated
+from gateway.smart.server.values import Endpoints, Lifetimes, Pairs
+from gateway.store.oauth_rows import Account, Client, Code, Grant, Launch, digest, new_id, new_secret
+
+# Our words where Authlib would repeat the caller's.
+_WORDS = {
+    "unsupported_response_type": "Only response_type=code is offered.",
+    "unauthorized_client": "This client may not use the authorization code flow.",
+}
+_LONGEST_AGE = 10  # digits of max_age
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The browser stays here, with a page that explains. There is no address that could be trusted with an answer."""
+
+    reason: str
+    status: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The browser goes back to the app. `error` is the OAuth error in the address, or ""."""
+
+    url: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationSnapshot:
+    """What the decision may look at. `types` are the resource types that a scope may name, `began` is when the app sent the browser here."""
+
+    now: datetime
+    began: datetime
+    endpoints: Endpoints
+    lifetimes: Lifetimes
+    types: frozenset[str]
+    client: Client | None = None
+    launch: Launch | None = None
+    signed_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """A request that a person can be asked about. `scopes` are those that may be granted, as the app wrote them."""
+
+    client: Client
+    redirect_uri: str
+    state: str
+    scopes: tuple[str, ...]
+    code_challenge: str
+    nonce: str
+    launch: Launch | None
+    signed_in_since: datetime | None  # an older sign-in does not count (OpenID Connect Core 3.1.2.1: prompt=login, max_age)
+    issuer: str
+
+    @property
+    def needs_patient(self) -> bool:
+        """Whether a patient must be in context (HL7@164: a patient scope is granted with a patient, or not at all)."""
+        return "launch/patient" in self.scopes or any(scope.level == "patient" for scope in clinical(" ".join(self.scopes)))
+
+    def back(self, error: str, description: str) -> Back:
+        """An error that the app hears about (RFC 6749 section 4.1.2.1)."""
+        return Back(redirect(self.redirect_uri, {"error": error, "error_description": description}, self.state, self.issuer), error)
+
+
+@dataclass(frozen=True, slots=True)
+class Consented:
+    """What a person decided. `scope` is what she granted; "" is a denial."""
+
+    account: Account
+    scope: str
+    patient: str
+    auth_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Concluded:
+    """Where the browser goes, and what must be committed before. Neither grant nor code when she said no."""
+
+    back: Back
+    grant: Grant | None = None
+    code: Code | None = None
+
+
+def redirect(uri: str, answer: dict[str, str], state: str, issuer: str) -> str:
+    """The address of an answer: the registered URI as it is, then our parameters. `state` goes back as it came, `iss` always (ATK-O20)."""
+    members = answer | ({"state": state} if state else {}) | {"iss": issuer}
+    return uri + ("&" if "?" in uri else "?") + urlencode(members, quote_via=quote, safe="")
+
+
+def validate(pairs: Pairs, snapshot: AuthorizationSnapshot) -> Validated | Back | Page:
+    """Judge a request. Without a client and its exact redirect URI nothing is redirected (ATK-O1, O2)."""
+    if repeated(pairs):  # RFC 6749 section 3.1
+        return Page("parameter-repeated")
+    core = AuthorizeCore(snapshot)
+    try:
+        grant = core.get_consent_grant(Request("GET", pairs))
+    except OAuth2Error as error:
+        return core.refusal(error, given(pairs).get("state", ""))
+    except ValueError:  # AUTHLIB-E13
+        return Page("request-malformed")
+    return core.validated(grant)
+
+
+def conclude(pairs: Pairs, snapshot: AuthorizationSnapshot, consented: Consented) -> Concluded | Page:
+    """The answer to a person's decision about a request that `validate` let through."""
+    core = AuthorizeCore(snapshot, consented)
+    try:
+        request = Request("GET", pairs)
+        grant = core.get_consent_grant(request)
+        back: Back | Page = core.create_authorization_response(request, consented.account if consented.scope else None, grant)
+    except OAuth2Error as error:
+        back = core.refusal(error, given(pairs).get("state", ""))
+    except ValueError:
+        return Page("request-malformed")
+    return back if isinstance(back, Page) else Concluded(back, core.grant, core.code)
+
+
+class AuthorizeCore(Core):
+    """Authlib's core over one snapshot of an authorization request."""
+
+    def __init__(self, snapshot: AuthorizationSnapshot, consented: Consented | None = None) -> None:
+        super().__init__(snapshot.client, snapshot.endpoints.ehr)
+        self.snapshot, self.consented = snapshot, consented
+        self.grant: Grant | None = None
+        self.code: Code | None = None
+        self.register_grant(CodeRequest, [SmartRequest(snapshot)])
+
+    def query_client(self, client_id: str) -> OAuthClient | None:
+        """The client, asked for what a person may grant it here."""
+        found = super().query_client(client_id)
+        return _Asking(found.row, self.snapshot.types) if found else None
+
+    def validated(self, grant: Any) -> Validated:
+        """A request that passed, as a value."""
+        data, snapshot = grant.request.payload.data, self.snapshot
+        return Validated(
+            client=grant.request.client.row,
+            redirect_uri=grant.redirect_uri,
+            state=data.get("state", ""),
+            scopes=split(grant.request.scope),
+            code_challenge=data["code_challenge"],
+            nonce=data.get("nonce", ""),
+            launch=snapshot.launch if "launch" in data else None,
+            signed_in_since=_signed_in_since(data, snapshot.began),
+            issuer=snapshot.endpoints.base,
+        )
+
+    def refusal(self, error: Any, state: str) -> Back | Page:
+        """An error of Authlib's or ours: back to the app when its address was checked, else a page."""
+        code, uri = str(error.error), error.redirect_uri
+        if not uri:
+            return Page({"invalid_client": "client-unknown"}.get(code, "redirect-not-registered"))
+        answer = {"error": code, "error_description": _WORDS.get(code) or str(error.description or "")}
+        return Back(redirect(uri, {name: text for name, text in answer.items() if text}, state, self.snapshot.endpoints.base), code)
+
+    def handle_error_response(self, request: Request, error: Any) -> Back | Page:
+        """An error at the end of the way."""
+        return self.refusal(error, request.payload.state or "")
+
+    def handle_response(self, status: int, body: Any, headers: Any) -> Any:
+        """The code's way back: `CodeRequest` has built it."""
+        del status, headers
+        return body
+
+
+class _Asking(OAuthClient):
+    """A client whose request is cut to what a person may grant: unknown scopes are ignored, system/ is not hers to give (ATK-O16)."""
+
+    def __init__(self, row: Client, types: frozenset[str]) -> None:
+        super().__init__(row)
+        self._types = types
+
+    def get_allowed_scope(self, scope: str | None) -> str:
+        """Those that are known here and within the registration, as written."""
+        return super().get_allowed_scope(" ".join(text for text in split(scope or "") if self._known(text)))
+
+    def _known(self, text: str) -> bool:
+        found = parse_scope(text)
+        if found is None:
+            return text in CONTEXT_SCOPES
+        return found.level != "system" and (found.type == "*" or found.type in self._types)
+
+
+class CodeRequest(AuthorizationCodeGrant):
+    """response_type=code."""
+
+    def create_authorization_response(self, redirect_uri: str, grant_user: Account | None) -> tuple[int, Back, list[tuple[str, str]]]:
+        """The code, or access_denied. The address is built here: Authlib's would drop `iss` and spell the registered query anew."""
+        if grant_user is None:
+            raise AccessDeniedError("The person did not allow it.", redirect_uri=redirect_uri)
+        code = new_secret()
+        self.save_authorization_code(code, self.request)
+        state = self.request.payload.state or ""
+        return 303, Back(redirect(redirect_uri, {"code": code}, state, self.server.snapshot.endpoints.base)), []
+
+    def save_authorization_code(self, code: str, request: Any) -> None:
+        """The rows of the family that begins here. Its scope is what the person granted (AUTHLIB-E10)."""
+        snapshot: AuthorizationSnapshot = self.server.snapshot
+        consented: Consented = self.server.consented
+        data = request.payload.data
+        grant = self.server.grant = _family(snapshot, consented, request.client.row)
+        self.server.code = Code(
+            hash=digest(code),
+            grant_id=grant.id,
+            client_id=grant.client_id,
+            redirect_uri=data["redirect_uri"],
+            code_challenge=data["code_challenge"],
+            nonce=data.get("nonce", ""),
+            auth_time=consented.auth_time,
+            state="issued",
+            expires_at=snapshot.now + timedelta(seconds=snapshot.lifetimes.code),
+        )
+
+
+def _family(snapshot: AuthorizationSnapshot, consented: Consented, client: Client) -> Grant:
+    launch = snapshot.launch
+    grant = Grant(
+        id=new_id(),
+        ehr=snapshot.endpoints.ehr,
+        client_id=client.id,
+        scope=consented.scope,
+        created_at=snapshot.now,
+        account_id=consented.account.id,
+        patient=consented.patient,
+        context="picked" if consented.patient else "",
+    )
+    if launch is None:
+        return grant
+    # SMART 2.2: the encounter belongs to the launch, so it goes only with the launch's own patient.
+    launched = launch.patient != "" and consented.patient == launch.patient
+    return replace(
+        grant,
+        context="launch" if launched else grant.context,
+        encounter=launch.encounter if launched else "",
+        need_patient_banner=launch.need_patient_banner,
+    )
+
+
+class SmartRequest:
+    """What SMART and we demand of a request besides RFC 6749. One hook, so that the order is fixed."""
+
+    def __init__(self, snapshot: AuthorizationSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __call__(self, grant: Any) -> None:
+        """Authlib's way to extend a grant."""
+        grant.register_hook("after_validate_authorization_request_payload", self.check)
+
+    def check(self, grant: Any, result: Any) -> None:
+        """Every rule, each with its own error."""
+        data = grant.request.payload.data
+        _check_objects(data)
+        _check_audience(data, self._snapshot.endpoints.base)
+        S256Always(required=True).validate_code_challenge(grant, result)
+        _check_launch(data, grant.request, self._snapshot)
+        if not {"openid"} & set(split(grant.request.scope)) and not clinical(grant.request.scope):
+            raise InvalidScopeError("None of the scopes can be granted here.")
+        _check_prompt(data, signed_in=self._snapshot.signed_in)
+
+
+def _check_objects(data: dict[str, str]) -> None:
+    """Request objects are refused and never fetched (ATK-O22), as are other ways to answer than the query."""
+    for name in ("request", "request_uri", "registration"):
+        if name in data:
+            raise OAuth2Error(f"The parameter {name} is not offered.", error=f"{name}_not_supported")
+    if data.get("response_mode", "query") != "query":
+        raise InvalidRequestError("Only response_mode=query is offered.")
+
+
+def _check_audience(data: dict[str, str], base: str) -> None:
+    """`aud` is the FHIR base, with or without a slash at its end (ATK-O14; SMART 2.2 "aud"), and `resource` (RFC 8707) may not say otherwise."""
+    if data.get("aud") not in (base, f"{base}/"):
+        raise InvalidRequestError("The parameter aud must be the address of this FHIR server.")
+    if data.get("resource", base) not in (base, f"{base}/"):
+        raise OAuth2Error("The parameter resource must be the address of this FHIR server.", error="invalid_target")
+
+
+def _check_launch(data: dict[str, str], request: Any, snapshot: AuthorizationSnapshot) -> None:
+    """An EHR launch: the handle is ours, of this EHR and client, unused and fresh (ATK-O15)."""
+    wants = "launch" in split(request.scope)
+    if not wants and "launch" not in data:
+        return
+    if not wants or "launch" not in data:
+        raise InvalidRequestError("The scope launch and the parameter launch belong together.")
+    launch = snapshot.launch
+    if (
+        launch is None
+        or launch.ehr != snapshot.endpoints.ehr
+        or launch.client_id not in ("", request.client.row.id)
+        or launch.state != "open"
+        or launch.expires_at <= snapshot.began  # then it waits for the person as long as the transaction does
+    ):
+        raise InvalidRequestError("The launch is unknown, was used, or is too old. Start again from the record system.")
+
+
+def _check_prompt(data: dict[str, str], *, signed_in: bool) -> None:
+    """prompt=none never shows a page, and consent is always asked, so it always ends here (ATK-O21; OpenID Connect Core 3.1.2.6)."""
+    prompts = set(data.get("prompt", "").split())
+    if "none" not in prompts:
+        return
+    if len(prompts) > 1:
+        raise InvalidRequestError("prompt=none stands alone.")
+    if not signed_in:
+        raise OAuth2Error("Nobody is signed in.", error="login_required")
+    raise OAuth2Error("The person must be asked.", error="consent_required")
+
+
+def _signed_in_since(data: dict[str, str], began: datetime) -> datetime | None:
+    if "login" in data.get("prompt", "").split():
+        return began
+    age = data.get("max_age", "")
+    return began - timedelta(seconds=int(age)) if age.isascii() and age.isdecimal() and len(age) < _LONGEST_AGE else None

@@ -1,0 +1,88 @@
+"""What a person can choose on the consent page, and what her choice grants. Pure.
+
+One switch for each scope that may be granted; a whole Condition or Observation scope can be limited to some categories (SMART 2.2 "Finer-grained
+resource constraints", US Core "SMART scopes"): then the granular scopes are granted and the whole one is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.smart.scopes import Scope, parse_scope
+
+_HL7 = "http://terminology.hl7.org/CodeSystem"
+_US_CORE = "http://hl7.org/fhir/us/core/CodeSystem"
+
+# label -> system|code. The labels are those of US Core's own lists.
+CATEGORIES: Mapping[str, Mapping[str, str]] = {
+    "Condition": {
+        "Encounter Diagnosis": f"{_HL7}/condition-category|encounter-diagnosis",
+        "Health Concern": f"{_US_CORE}/condition-category|health-concern",
+        "Problem List": f"{_HL7}/condition-category|problem-list-item",
+    },
+    "Observation": {
+        "Clinical Test": f"{_US_CORE}/us-core-observation-category|clinical-test",
+        "Laboratory": f"{_HL7}/observation-category|laboratory",
+        "Social Determinants of Health (SDOH)": f"{_US_CORE}/us-core-category|sdoh",
+        "Social History": f"{_HL7}/observation-category|social-history",
+        "Survey": f"{_HL7}/observation-category|survey",
+        "Vital Signs": f"{_HL7}/observation-category|vital-signs",
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A category that a whole scope can be limited to. `scope` is what is granted then."""
+
+    label: str
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """One scope on the consent page. `fixed`: it is what the person is here for, and no choice of hers."""
+
+    scope: str
+    clinical: Scope | None
+    parts: tuple[Part, ...] = ()
+    fixed: bool = False
+
+
+def switches(scopes: tuple[str, ...]) -> tuple[Switch, ...]:
+    """The switches of a request, in its order."""
+    return tuple(_switch(text) for text in scopes)
+
+
+def granted(scopes: tuple[str, ...], ticked: frozenset[str]) -> tuple[str, ...] | None:
+    """The scopes that a submitted form grants, in the request's order. None: it names what was never offered (ATK-O16).
+
+    `ticked` holds scopes as offered: switches, and parts. A part counts only while its switch is on.
+    """
+    offered = switches(scopes)
+    known = {switch.scope for switch in offered} | {part.scope for switch in offered for part in switch.parts}
+    if not ticked <= known:
+        return None
+    found: list[str] = []
+    for switch in offered:
+        if switch.fixed or switch.scope in ticked:
+            parts = [part.scope for part in switch.parts if part.scope in ticked]
+            found += parts or [switch.scope]
+    return tuple(dict.fromkeys(found))
+
+
+def worth_granting(scopes: tuple[str, ...]) -> bool:
+    """Whether anything is left that an app can use: data, or knowing who signed in."""
+    return "openid" in scopes or any(parse_scope(text) for text in scopes)
+
+
+def _switch(text: str) -> Switch:
+    scope = parse_scope(text)
+    if scope is None:
+        return Switch(text, None, fixed=text == "launch")
+    return Switch(text, scope, () if scope.query else _parts(scope))
+
+
+def _parts(scope: Scope) -> tuple[Part, ...]:
+    return tuple(Part(label, f"{scope.level}/{scope.type}.{scope.letters}?category={code}") for label, code in CATEGORIES.get(scope.type, {}).items())

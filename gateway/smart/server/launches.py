@@ -1,0 +1,100 @@
+"""EHR launches (SMART 2.2 "Launch App: EHR Launch"): the record system, or a developer in its place, starts an app with a context."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import quote, urlencode
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.errors import ConfigError
+from gateway.smart.server.accounts import normalised
+from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, RecordIn, may_act_on
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Account, Client, Launch, digest, new_secret
+
+_ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)  # FHIR R4 id
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient."""
+
+    ehr: str
+    client_id: str
+    patient: str
+    encounter: str = ""
+    username: str = ""
+    need_patient_banner: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What the browser is sent with. `url` is the app's launch address with both parameters."""
+
+    iss: str
+    launch: str
+    url: str
+
+
+class Launches:
+    """Makes launch handles: 256 random bits, one use, five minutes."""
+
+    def __init__(self, database: Database, *, public_url: str, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+        self._database, self._public_url, self._record_in = database, public_url, record_in
+        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+
+    async def create(self, wanted: Wanted, caller: Caller | None = None) -> Created:
+        """A new launch. Raises ConfigError with the fix."""
+        moment, handle = self._clock(), new_secret()
+        _check_ids(wanted)
+        async with self._database.write() as connection:
+            client = _launchable(await rows.client(connection, wanted.client_id), wanted)
+            account = await _person(connection, wanted)
+            await rows.add_launch(
+                connection,
+                Launch(
+                    hash=digest(handle),
+                    ehr=wanted.ehr,
+                    client_id=client.id,
+                    patient=wanted.patient,
+                    encounter=wanted.encounter,
+                    account_id=account.id if account else "",
+                    need_patient_banner=wanted.need_patient_banner,
+                    state="open",
+                    expires_at=moment + timedelta(seconds=self._lifetimes.launch),
+                ),
+            )
+            event = Event(wanted.ehr, caller or Caller(), moment, client, account)
+            await self._record_in(connection, event.record("launch", 201, patient=wanted.patient))
+        iss = Endpoints(self._public_url, wanted.ehr).base
+        joint = "&" if "?" in client.launch_uri else "?"
+        return Created(iss, handle, client.launch_uri + joint + urlencode({"iss": iss, "launch": handle}, quote_via=quote, safe=""))
+
+
+def _check_ids(wanted: Wanted) -> None:
+    for name, id_ in (("--patient", wanted.patient), ("--encounter", wanted.encounter)):
+        if not _ID.fullmatch(id_) and (id_ or name == "--patient"):
+            raise ConfigError("That is not the id of a resource.", where=name, fix="give the id alone, without its type")
+
+
+def _launchable(client: Client | None, wanted: Wanted) -> Client:
+    if client is None or not client.may_use(wanted.ehr):
+        raise ConfigError("That client is not registered here.", where="--client", fix="gateway client register --from FILE")
+    if not client.launch_uri:
+        raise ConfigError("That client has no launch_uri.", where="--client", fix="add launch_uri to its registration and register it again")
+    return client
+
+
+async def _person(connection: AsyncConnection, wanted: Wanted) -> Account | None:
+    if not wanted.username:
+        return None
+    account = await rows.account_named(connection, normalised(wanted.username))
+    if account is None or account.disabled_at is not None or account.ehr != wanted.ehr:
+        raise ConfigError("There is no such user at that EHR.", where="--user", fix="gateway user add NAME --ehr EHR --fhir-user ...")
+    if not may_act_on(account, await rows.listed(connection, account.id), wanted.patient, launched=True):
+        raise ConfigError("That user may not see that patient.", where="--user", fix="add the patient to the user's list")
+    return account

@@ -1,0 +1,100 @@
+"""Signed-in browsers. The cookie holds 256 random bits; the store holds their hash. A new one is made at every sign-in (ATK-O19)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
+
+_TOUCH = 30  # seconds: a session's last use is not written more often
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLives:
+    """In seconds (portal feature F43)."""
+
+    idle: int = 15 * 60
+    absolute: int = 12 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who sits at a browser: the session, the person, and the patients that are listed for her."""
+
+    session: WebSession
+    account: Account
+    listed: tuple[ListedPatient, ...]
+
+    @property
+    def patients(self) -> tuple[ListedPatient, ...]:
+        """Whose record she may open, her own first."""
+        own = self.account.own_patient
+        mine = (ListedPatient(own, self.account.display_name),) if own else ()
+        return (*mine, *(one for one in self.listed if one.patient != own))
+
+    @property
+    def patient(self) -> str:
+        """Whose record is open: the one she chose, if she still may; else the first. Staff has to choose."""
+        chosen = self.session.patient
+        if chosen and may_act_on(self.account, self.listed, chosen, launched=False):
+            return chosen
+        return "" if self.account.is_practitioner or not self.patients else self.patients[0].patient
+
+
+class Sessions:
+    """Begin, look up, end."""
+
+    def __init__(self, database: Database, *, record_in: RecordIn, lives: SessionLives | None = None, clock: Clock = now) -> None:
+        self._database, self._record_in = database, record_in
+        self._lives, self._clock = lives or SessionLives(), clock
+
+    async def begin(self, account: Account, *, replaces: str = "") -> str:
+        """The secret of a new session. `replaces` is the one that the browser had until now."""
+        secret, moment = new_secret(), self._clock()
+        async with self._database.write() as connection:
+            if replaces:
+                await rows.end_web_session(connection, digest(replaces))
+            await rows.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment))
+        return secret
+
+    async def current(self, secret: str) -> Visitor | None:
+        """The visitor with this cookie, while the session is alive and the account may be used."""
+        if not secret:
+            return None
+        moment, hash_ = self._clock(), digest(secret)
+        async with self._database.read() as connection:
+            session = await rows.web_session(connection, hash_)
+            account = await rows.account(connection, session.account_id) if session else None
+            listed = await rows.listed(connection, account.id) if account else ()
+        if session is None or account is None or account.disabled_at is not None or not self._alive(session, moment):
+            return None
+        if moment - session.seen_at >= timedelta(seconds=_TOUCH):
+            async with self._database.write() as connection:
+                await rows.touch_web_session(connection, hash_, moment)
+        return Visitor(session, account, listed)
+
+    async def pick(self, visitor: Visitor, patient: str) -> bool:
+        """Open this patient's record from now on. False when it is not hers to open."""
+        if not may_act_on(visitor.account, visitor.listed, patient, launched=False):
+            return False
+        async with self._database.write() as connection:
+            return await rows.pick_session_patient(connection, visitor.session.hash, patient)
+
+    async def end(self, secret: str, caller: Caller) -> None:
+        """Sign out."""
+        async with self._database.write() as connection:
+            session = await rows.web_session(connection, digest(secret))
+            if session is None:
+                return
+            account = await rows.account(connection, session.account_id)
+            await rows.end_web_session(connection, session.hash)
+            event = Event(account.ehr if account else "", caller, self._clock(), account=account)
+            await self._record_in(connection, event.record("logout", 303))
+
+    def _alive(self, session: WebSession, moment: datetime) -> bool:
+        idle, absolute = timedelta(seconds=self._lives.idle), timedelta(seconds=self._lives.absolute)
+        return moment - session.seen_at < idle and moment - session.created_at < absolute

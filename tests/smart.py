@@ -1,0 +1,385 @@
+"""The SMART server for tests: register a client, add a person, get a token.
+
+`issue` is the shortest way to a token: rows in the store, no flow. `Browser` walks the pages as a person would, with cookies and forms.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+
+import httpx
+from fastapi import FastAPI
+from joserfc import jwk, jwt
+
+from gateway.api import oauth as api_oauth
+from gateway.audit import AuditRecord
+from gateway.seal import Sealer
+from gateway.smart.server.accounts import Accounts, Attempts, Passwords
+from gateway.smart.server.authenticator import Authenticator
+from gateway.smart.server.authorizer import Authorizations
+from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.grants import Grants
+from gateway.smart.server.inspection import Inspector
+from gateway.smart.server.jwks import ClientKeys, FetchedKeys
+from gateway.smart.server.keys import SigningKeys
+from gateway.smart.server.launches import Launches
+from gateway.smart.server.registration import Registrar, Rules
+from gateway.smart.server.sessions import Sessions
+from gateway.smart.server.values import Lifetimes
+from gateway.store import oauth as rows
+from gateway.store import oauth_tables
+from gateway.store.base import Database, metadata, now
+from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, digest, new_id, new_secret
+from gateway.web import sign
+from gateway.web.pages import Pages
+from gateway.web.people import People, exception_handlers
+
+PUBLIC_URL = "https://gateway.test"
+EHR = "hapi"
+BASE = f"{PUBLIC_URL}/fhir/{EHR}"
+APP = "https://app.test/cb"
+PASSWORD = "correct horse battery"
+TYPES = [
+    "AllergyIntolerance",
+    "Appointment",
+    "Communication",
+    "Condition",
+    "Encounter",
+    "Immunization",
+    "MedicationRequest",
+    "Observation",
+    "Organization",
+    "Patient",
+    "Practitioner",
+]
+PASSWORDS = Passwords(time_cost=1, memory=64)  # real argon2id, as cheap as it gets
+
+
+@dataclass
+class Clock:
+    """A moment that tests move."""
+
+    at: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+    def __call__(self) -> datetime:
+        return self.at
+
+    def forward(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+class Keysets:
+    """Key sets by URL, and which URLs were asked for."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, Mapping[str, Any]] = {}
+        self.asked: list[str] = []
+
+    async def __call__(self, url: str) -> FetchedKeys | None:
+        self.asked.append(url)
+        found = self.sets.get(url)
+        return FetchedKeys(found, 0) if found else None
+
+
+@dataclass
+class Smart:
+    """The whole authorization server over one database, as the application builds it."""
+
+    database: Database
+    clock: Clock = field(default_factory=Clock)
+    keysets: Keysets = field(default_factory=Keysets)
+    records: list[AuditRecord] = field(default_factory=list)
+    attempts: Attempts = field(default_factory=Attempts)
+
+    def __post_init__(self) -> None:
+        common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
+        lifetimes = Lifetimes()
+        self.keys = SigningKeys(self.database, Sealer([b"k" * 32]), clock=self.clock)
+        self.tokens = TokenDriver(self.database, public_url=PUBLIC_URL, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
+        self.inspector = Inspector(self.database, self.tokens, public_url=PUBLIC_URL, **common)
+        self.authorizations = Authorizations(self.database, public_url=PUBLIC_URL, types=TYPES, lifetimes=lifetimes, **common)
+        self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
+        self.sessions = Sessions(self.database, **common)
+        self.launches = Launches(self.database, public_url=PUBLIC_URL, **common)
+        self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
+        self.grants = Grants(self.database, **common)
+        self.authenticator = Authenticator(self.database, clock=self.clock)
+        self.people = People(self.sessions, public_url=PUBLIC_URL)
+        self.pages = Pages(PUBLIC_URL)
+
+    async def _record_in(self, connection: Any, record: AuditRecord) -> None:
+        del connection
+        self.records.append(record)
+
+    def app(self) -> FastAPI:
+        """The HTTP edge."""
+        app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
+        edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin)
+        app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
+        app.include_router(
+            sign.router(
+                sign.SignPages(
+                    self.pages, self.people, self.sessions, self.accounts, self.authorizations, (EHR, "other"), lambda request: request.client.host
+                )
+            )
+        )
+        return app
+
+    async def person(self, username: str = "ann", *, fhir_user: str = "Patient/a", patients: Iterable[str] = (), ehr: str = EHR) -> Account:
+        """An account with the password PASSWORD."""
+        listed = [ListedPatient(one, f"Record of {one}") for one in patients]
+        return await self.accounts.add(username, PASSWORD, ehr=ehr, fhir_user=fhir_user, display_name=username.title(), patients=listed)
+
+    async def public_app(self, client_id: str = "app", **more: Any) -> Mapping[str, Any]:
+        """A registered app without a secret."""
+        return await self.registrar.register(_app(client_id, {"token_endpoint_auth_method": "none"} | more))
+
+    async def secret_app(self, client_id: str = "web", **more: Any) -> Mapping[str, Any]:
+        """A registered app with the secret `secret-of-web`."""
+        return await self.registrar.register(_app(client_id, {"client_secret": f"secret-of-{client_id}"} | more))
+
+    async def backend(
+        self, client_id: str = "lab", scope: str = "system/Observation.cruds", key: BackendKey | None = None, **more: Any
+    ) -> BackendKey:
+        """A registered backend client, and its key."""
+        made = key or BackendKey()
+        wanted = {"client_id": client_id, "grant_types": ["client_credentials"], "scope": scope, "jwks": {"keys": [made.public]}}
+        await self.registrar.register(wanted | more)
+        return made
+
+
+@asynccontextmanager
+async def smart_server(url: str, **more: Any) -> AsyncIterator[Smart]:
+    """A server over an empty database: its tables are made here."""
+    database = Database(url)
+    async with database.engine.begin() as connection:
+        tables = [oauth_tables.client.metadata.tables[name] for name in _tables()]
+        await connection.run_sync(lambda sync: metadata.create_all(sync, tables=tables))
+    try:
+        yield Smart(database, **more)
+    finally:
+        await database.close()
+
+
+def _tables() -> list[str]:
+    found = [value.name for value in vars(oauth_tables).values() if hasattr(value, "primary_key") and hasattr(value, "metadata")]
+    return [name for name in metadata.tables if name in found]
+
+
+def _app(client_id: str, more: Mapping[str, Any]) -> dict[str, Any]:
+    return {"client_id": client_id, "client_name": f"{client_id} & Co", "redirect_uris": [APP], "launch_uri": "https://app.test/launch"} | dict(more)
+
+
+async def issue(
+    database: Database,
+    *,
+    client_id: str,
+    scope: str,
+    ehr: str = EHR,
+    account: Account | None = None,
+    patient: str = "",
+    encounter: str = "",
+    context: str = "picked",
+    seconds: int = 3600,
+) -> str:
+    """An access token, straight into the store. For a person: with `account`, and `patient` when a patient is in context."""
+    token, moment = new_secret(), now()
+    grant = Grant(
+        id=new_id(),
+        ehr=ehr,
+        client_id=client_id,
+        scope=scope,
+        created_at=moment,
+        account_id=account.id if account else "",
+        patient=patient,
+        encounter=encounter,
+        context=context if patient else "",
+        exchanged_at=moment,
+    )
+    async with database.write() as connection:
+        await rows.add_grant(connection, grant)
+        await rows.add_access_token(connection, AccessToken(digest(token), grant.id, scope, moment, moment + timedelta(seconds=seconds)))
+    return token
+
+
+@dataclass
+class BackendKey:
+    """A key pair of a backend client, and the assertions that it signs."""
+
+    algorithm: str = "ES384"
+    kid: str = "k1"
+
+    def __post_init__(self) -> None:
+        parameters = {"kid": self.kid}
+        self.key: Any = (
+            jwk.ECKey.generate_key("P-384", parameters) if self.algorithm == "ES384" else jwk.RSAKey.generate_key(2048, parameters, private=True)
+        )
+
+    @property
+    def public(self) -> dict[str, Any]:
+        return dict(self.key.as_dict(private=False))
+
+    def assertion(self, client_id: str, *, moment: datetime, audience: str = f"{PUBLIC_URL}/auth/{EHR}/token", **claims: Any) -> str:
+        """A signed client assertion. A claim given as None is left out; `header` replaces members of the header."""
+        header = {"alg": self.algorithm, "kid": self.kid, "typ": "JWT"} | claims.pop("header", {})
+        seconds = int(moment.timestamp())
+        content = {"iss": client_id, "sub": client_id, "aud": audience, "exp": seconds + 300, "jti": secrets.token_hex(32)} | claims
+        chosen = {name: value for name, value in content.items() if value is not None}
+        return jwt.encode({k: v for k, v in header.items() if v is not None}, chosen, self.key, algorithms=[self.algorithm])
+
+
+def asserted(assertion: str, **more: str) -> dict[str, str]:
+    """The form of a backend client's token request."""
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": assertion,
+        "scope": "system/Observation.rs",
+    } | more
+
+
+@dataclass(frozen=True)
+class Pkce:
+    """A verifier and its S256 challenge."""
+
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+
+    @property
+    def challenge(self) -> str:
+        return base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+def asking(
+    client_id: str = "app", scope: str = "launch/patient patient/Observation.rs", pkce: Pkce | None = None, **more: str | None
+) -> dict[str, str]:
+    """The parameters of an authorization request. One given as None is left out."""
+    wanted: dict[str, str | None] = {
+        "response_type": "code",
+        "client_id": client_id,
+        "redirect_uri": APP,
+        "scope": scope,
+        "state": "st-1",
+        "aud": BASE,
+        "code_challenge": (pkce or Pkce()).challenge,
+        "code_challenge_method": "S256",
+    }
+    return {name: value for name, value in (wanted | more).items() if value is not None}
+
+
+class Form(HTMLParser):
+    """The forms of a page: action, and fields in order. Boxes count when they are checked."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.forms: list[tuple[str, list[tuple[str, str]]]] = []
+        self.boxes: list[tuple[str, str]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "form":
+            self.forms.append((found.get("action") or "", []))
+        if tag != "input" or not self.forms or not found.get("name"):
+            return
+        pair = (found["name"] or "", found.get("value") or "")
+        if found.get("type") in ("checkbox", "radio"):
+            self.boxes.append(pair)
+            if "checked" not in found:
+                return
+        self.forms[-1][1].append(pair)
+
+    def to(self, action: str) -> list[tuple[str, str]]:
+        """The fields of the form with this action."""
+        return next(fields for where, fields in self.forms if where == action)
+
+
+class Browser:
+    """A browser with cookies at the gateway. It follows redirects within the gateway and stops where one leaves it."""
+
+    def __init__(self, app: Any, *, address: str = "192.0.2.1", public_url: str = PUBLIC_URL) -> None:
+        transport = httpx.ASGITransport(app, client=(address, 4711))
+        self.public_url = public_url
+        self.http = httpx.AsyncClient(transport=transport, base_url=public_url, follow_redirects=False)
+        self.left_to = ""
+        self.page = httpx.Response(200)
+
+    async def get(self, path: str, **parameters: str) -> httpx.Response:
+        return await self._follow(await self.http.get(path + (f"?{urlencode(parameters)}" if parameters else "")))
+
+    async def post(self, path: str, fields: Iterable[tuple[str, str]]) -> httpx.Response:
+        body = urlencode(list(fields))
+        return await self._follow(await self.http.post(path, content=body, headers={"Content-Type": "application/x-www-form-urlencoded"}))
+
+    async def submit(self, action: str, *, without: Iterable[str] = (), **fields: str | list[str]) -> httpx.Response:
+        """Send the page's form, with fields replaced. A list gives a name several values."""
+        replaced = [*fields, *without]
+        pairs = [pair for pair in Form(self.page.text).to(action) if pair[0] not in replaced]
+        for name, value in fields.items():
+            pairs += [(name, one) for one in ([value] if isinstance(value, str) else value)]
+        return await self.post(action, pairs)
+
+    async def authorize(self, request: Mapping[str, str], *, ehr: str = EHR) -> httpx.Response:
+        return await self.get(f"/auth/{ehr}/authorize", **request)
+
+    async def sign_in(self, username: str = "ann", password: str = PASSWORD) -> httpx.Response:
+        return await self.submit("/signin", username=username, password=password)
+
+    async def pick(self, patient: str, *, ehr: str = EHR) -> httpx.Response:
+        return await self.submit(f"/auth/{ehr}/patient", patient=patient)
+
+    async def allow(self, scopes: list[str] | None = None, *, ehr: str = EHR) -> httpx.Response:
+        """Press Allow, with the switches as they are or as given."""
+        ticked = {} if scopes is None else {"scope": scopes}
+        return await self.submit(f"/auth/{ehr}/consent", decision="allow", **ticked)
+
+    async def deny(self, *, ehr: str = EHR) -> httpx.Response:
+        return await self.submit(f"/auth/{ehr}/consent", decision="deny")
+
+    @property
+    def answer(self) -> dict[str, str]:
+        """The parameters with which the browser went back to the app."""
+        return dict(parse_qsl(urlsplit(self.left_to).query, keep_blank_values=True))
+
+    async def _follow(self, response: httpx.Response) -> httpx.Response:
+        while response.is_redirect:
+            target = urljoin(str(response.request.url), response.headers["location"])
+            if not target.startswith(f"{self.public_url}/"):
+                self.left_to = target
+                break
+            response = await self.http.get(target)
+        self.page = response
+        return response
+
+
+async def exchange(http: httpx.AsyncClient, form: Mapping[str, str], *, ehr: str = EHR, **more: Any) -> httpx.Response:
+    """A POST at the token endpoint."""
+    return await http.post(f"/auth/{ehr}/token", data=dict(form), **more)
+
+
+async def code_for(browser: Browser, request: Mapping[str, str], *, username: str = "ann", scopes: list[str] | None = None) -> str:
+    """The code of a person who signs in where she must, and allows."""
+    await browser.authorize(request)
+    if "/signin" in str(browser.page.request.url):
+        await browser.sign_in(username)
+    await browser.allow(scopes)
+    return browser.answer["code"]
+
+
+async def launch(browser: Browser, scope: str, *, client_id: str = "app", username: str = "ann", secret: str = "") -> dict[str, Any]:
+    """A whole standalone launch: the token response."""
+    pkce = Pkce()
+    code = await code_for(browser, asking(client_id, scope, pkce), username=username)
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": APP, "code_verifier": pkce.verifier}
+    response = await exchange(browser.http, form | ({} if secret else {"client_id": client_id}), auth=(client_id, secret) if secret else None)
+    assert response.status_code == 200, response.text
+    return json.loads(response.content)
