@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply
 from gateway.audit import AuditSink
-from gateway.cache.cache import Cache
+from gateway.cache.cache import Cache, NoCache
+from gateway.cache.flights import Flights
 from gateway.cache.keys import Ask
 from gateway.cache.policy import Lives, life_for
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, NotSupported, UpstreamFault
@@ -36,7 +37,7 @@ class Parts:
     """What a pipeline is made of, besides the EHRs."""
 
     tables: Tables
-    cache: Cache
+    cache: Cache | NoCache
     audit: AuditSink
     access_log: AccessLog
     capabilities: Capabilities
@@ -44,7 +45,8 @@ class Parts:
     seal: paging.Seal
     public_url: str
     rules: AccessRules
-    lives: Lives
+    lives: Mapping[str, Lives]  # by EHR
+    flights: Flights = field(default_factory=Flights)
 
 
 class Pipeline:
@@ -146,10 +148,14 @@ class Pipeline:
                 return unpack(looked.value), True
             except ValueError:
                 pass  # another version's value: a miss (FAULT-R5)
-        fetched = await reader.fetch(asked, narrowed, page)
-        if looked.key and (life := life_for(asked.kind, asked.type, self._parts.lives)):
-            await self._parts.cache.fill(looked.key, pack(fetched), life)
-        return fetched, False
+
+        async def fetch() -> Fetched:
+            fetched = await reader.fetch(asked, narrowed, page)
+            if life := life_for(asked.kind, asked.type, self._parts.lives[reader.ehr.name]):
+                await self._parts.cache.fill(looked.key, pack(fetched), life)
+            return fetched
+
+        return await self._parts.flights.share(looked.key, fetch), False
 
     async def _write(self, principal: Principal, asked: Interaction, reader: Reader) -> Answer:
         writer = Writer(reader, principal, self._parts.rules, self._parts.cache)

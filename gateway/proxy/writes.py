@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from gateway.adapters.ehr.base import EhrCall, EhrReply
 from gateway.cache import keys
-from gateway.cache.cache import Cache
+from gateway.cache.cache import Cache, NoCache
 from gateway.errors import Conflict, FhirError, Forbidden, NotFound, PreconditionFailed, Unprocessable
 from gateway.fhir.bundle import open_searchset
 from gateway.fhir.compartment import patients_of
@@ -55,7 +55,7 @@ class Writer:
     reader: Reader
     principal: Principal
     rules: AccessRules
-    cache: Cache
+    cache: Cache | NoCache
 
     async def write(self, asked: Interaction) -> Written:
         """Do it. Raises FhirError, or OutcomeUnknown when the EHR may or may not have done it."""
