@@ -108,7 +108,7 @@ def _resource(name: str, given: Json, tables: Tables, host: str) -> dict[str, An
     if given.get("versioning") in _VERSIONING:
         made["versioning"] = given["versioning"]
     made |= {"readHistory": False, "conditionalCreate": "create" in kept and given.get("conditionalCreate") is True}
-    made |= {"conditionalRead": "not-match", "conditionalUpdate": False, "conditionalDelete": "not-supported"}
+    made |= {"conditionalRead": "full-support", "conditionalUpdate": False, "conditionalDelete": "not-supported"}
     if "search-type" in kept:
         made |= _search(name, given, tables)
     return made

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from gateway.errors import BadRequest, FhirError, Forbidden, MethodNotAllowed, NotFound, NotSupported
-from gateway.fhir import inbound, negotiation, query
+from gateway.fhir import inbound, negotiation, query, validate
 from gateway.fhir.bundle import Opened, PushedEntry, malformed_entry, open_bundle
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse as parse_json
@@ -229,6 +229,7 @@ def _create(request: _Request, type_: str) -> Interaction:
     _no_params(request)
     body, resource = _resource(request)
     _check_type(resource, type_)
+    validate.require(resource)
     conditions = Conditions(if_none_exist=_if_none_exist(negotiation.single(request.headers, "if-none-exist"), type_, request.own_bases))
     return Interaction(Kind.CREATE, type_, body=body, conditions=conditions, prefer=negotiation.prefer(request.headers))
 
@@ -240,6 +241,7 @@ def _update(request: _Request, type_: str, id_: str) -> Interaction:
     body, resource = _resource(request)
     _check_type(resource, type_)
     _check_id(resource, id_)
+    validate.require(resource)
     if negotiation.values(request.headers, "if-none-exist"):
         raise BadRequest("If-None-Exist goes with a create.", reason="if-none-exist")
     conditions = Conditions(negotiation.if_match(request.headers), negotiation.if_none_match(request.headers))
@@ -341,6 +343,7 @@ def _written(index: int, entry: PushedEntry, interaction: Interaction) -> Intera
     _check_type(entry.resource, interaction.type)
     if interaction.kind is Kind.UPDATE:
         _check_id(entry.resource, interaction.id)
+    validate.require(entry.resource, f"Bundle.entry[{index}].resource")
     return replace(interaction, body=entry.raw, full_url=entry.full_url)
 
 

@@ -47,7 +47,7 @@ class Hit:
     def rest(self, raw: bytes) -> str:
         """What follows the base, unescaped: `/Patient/1`."""
         match = _STRING_REST.match(raw, self.end)
-        return json.loads(b'"' + match.group() + b'"') if match else ""
+        return _text(match.group()) if match else ""
 
 
 def hits(raw: bytes, base: str) -> Iterator[Hit]:
@@ -144,8 +144,12 @@ def _judged(raw: bytes, found: list[Hit]) -> Iterator[Hit]:
             holders.pop()
 
 
-def _text(key: bytes) -> str:
-    return json.loads(b'"' + key + b'"') if b"\\" in key else key.decode("utf-8", "replace")
+def _text(content: bytes) -> str:
+    """What stands between the quotes of a string; "" when it is no JSON after all."""
+    try:
+        return json.loads(b'"' + content + b'"') if b"\\" in content else content.decode()
+    except ValueError:
+        return ""
 
 
 def _is_link(holders: list[tuple[bool, str]], member: str) -> bool:

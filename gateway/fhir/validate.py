@@ -17,6 +17,8 @@ from gateway.fhir.names import ID, RESOURCE_TYPES
 from gateway.fhir.references import split
 
 MAX_ISSUES = 20
+NEEDED = frozenset({"status", "intent"})
+"""Codes that must be there where R4 says so: they decide what the rest means. Servers take resources without others (seen: HAPI 8.8)."""
 
 # A string (datatypes.html#string) has no control characters but tab, line feed and carriage return.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
@@ -38,22 +40,25 @@ class Issue:
         return {"severity": "error", "code": self.code, "details": {"text": self.message}, "expression": [self.expression]}
 
 
-def check(resource: Mapping[str, Any]) -> list[Issue]:
-    """What is wrong with a parsed resource, the first MAX_ISSUES of it. Empty: nothing that is looked for."""
+def check(resource: Mapping[str, Any], path: str = "") -> list[Issue]:
+    """What is wrong with a parsed resource, the first MAX_ISSUES of it. Empty: nothing that is looked for.
+
+    `path` is where the resource stands when it is not alone (`Bundle.entry[3].resource`).
+    """
     kind = resource.get("resourceType")
     if not isinstance(kind, str) or kind not in RESOURCE_TYPES:
-        return [Issue("structure", "resourceType", "The resource says no type that R4 has.")]
+        return [Issue("structure", f"{path}.resourceType" if path else "resourceType", "The resource says no type that R4 has.")]
     found: list[Issue] = []
-    for issue in _resource(resource, kind, contained=False):
+    for issue in _resource(resource, path or kind, contained=False):
         found.append(issue)
         if len(found) == MAX_ISSUES:
             break
     return found
 
 
-def require(resource: Mapping[str, Any]) -> None:
+def require(resource: Mapping[str, Any], path: str = "") -> None:
     """Raise Unprocessable (422) with every issue when `check` finds any."""
-    if found := check(resource):
+    if found := check(resource, path):
         raise Unprocessable(
             found[0].message,
             reason="resource-invalid",
@@ -150,7 +155,9 @@ def _reference(text: str, here: str) -> Iterator[Issue]:
 def _table(kind: str) -> tuple[tuple[tuple[str, ...], bool, frozenset[str]], ...]:
     """(path, whether it must be there, codes) for each coded element of a type."""
     listed = CODES.get(kind, {}).items()
-    return tuple((tuple(path.rstrip("!").split(".")), path.endswith("!"), frozenset(codes.split())) for path, codes in listed)
+    return tuple(
+        (tuple(path.rstrip("!").split(".")), path.rstrip("!") in NEEDED and path.endswith("!"), frozenset(codes.split())) for path, codes in listed
+    )
 
 
 def _codes(resource: Mapping[str, Any], kind: str, path: str) -> Iterator[Issue]:
