@@ -62,3 +62,8 @@ def _tag(ehr: str) -> str:
 def _parts(ehr: str, patients: Iterable[str], types: Iterable[str]) -> tuple[str, ...]:
     tag = _tag(ehr)
     return (*(f"{tag}g:p:{quote(one, safe='')}" for one in sorted(set(patients))), *(f"{tag}g:t:{one}" for one in sorted(set(types))))
+
+
+def widened(name: str) -> str:
+    """The generation that stands for this one and all others of its EHR."""
+    return f"{name[: name.index('}:') + 2]}g:all"

@@ -47,8 +47,12 @@ class State(StrEnum):
 
 async def prepare(database: Database) -> None:
     """Make the schema in an empty store; refuse one that does not fit (FAULT-D5). Raises ConfigError with the fix, Unavailable when it is down."""
-    if await state(database) is State.CURRENT:
-        return
+    try:
+        if await state(database) is State.CURRENT:
+            return
+    except Unavailable as error:
+        if not _is_locked(error):  # SQLite, while another process makes it
+            raise
     async with _locked(database) as connection:
         await connection.run_sync(_prepare)
 
