@@ -1,24 +1,62 @@
 """Builds every object once, in one visible, ordered list. The only place that names concrete classes.
 
-`State` is what a command on this machine needs (the store, keys, the record of accesses); `Gateway` (in `compose_gateway`) is all of it.
+`State` is what a command on this machine needs: the store, the keys, the record of accesses. `gateway` builds on it all that serves and
+delivers, in the order in which each needs the ones before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from gateway.config import Settings
+from fastapi import APIRouter, Request
+from sqlalchemy import text
+
+from gateway import shipped
+from gateway.adapters import ehr as adapters
+from gateway.adapters.ehr.base import Ehr
+from gateway.api import health, oauth
+from gateway.api.asgi import Limits, client_address
+from gateway.api.fhir import Edge, FhirFacade
+from gateway.cache.cache import Cache, NoCache
+from gateway.cache.memory import Held, MemoryStore, single_process_lock
+from gateway.cache.policy import Lives
+from gateway.cache.redis import RedisStore
+from gateway.cache.store import CacheStore
+from gateway.config import EhrSettings, Settings
+from gateway.errors import Unavailable
+from gateway.ingest.deliver import Parts as WorkerParts
+from gateway.ingest.deliver import Worker
+from gateway.ingest.receive import Door, Inbox
+from gateway.ingest.senders import RegisteredSenders
+from gateway.ingest.signals import Signals
+from gateway.proxy.access_log import AccessLog
+from gateway.proxy.capabilities import Capabilities
+from gateway.proxy.pipeline import Parts, Pipeline
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
+from gateway.smart.policy import AccessRules
 from gateway.smart.server.accounts import Accounts, Passwords
+from gateway.smart.server.authenticator import Authenticator
+from gateway.smart.server.authorizer import Authorizations
+from gateway.smart.server.discovery import openid_configuration, smart_configuration
+from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.inspection import Inspector
+from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.registration import Registrar, Rules
+from gateway.smart.server.sessions import Sessions
+from gateway.smart.server.values import Endpoints
 from gateway.store import schema
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
+from gateway.web import sign
+from gateway.web.pages import Pages
+from gateway.web.people import People
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +102,11 @@ async def opened(settings: Settings) -> AsyncGenerator[State]:
 
 
 def _seals(settings: Settings) -> Seals:
-    if not settings.seal:
-        return Plain()
+    return _sealer(settings) if settings.seal else Plain()
+
+
+def _sealer(settings: Settings) -> Sealer:
+    """Page links are sealed even where what rests is not: an open one could be rewritten to continue somebody else's search (ATK-F15)."""
     return Sealer(settings.key or (load_or_make_key(settings.key_file or settings.data_dir / "key"),))
 
 
@@ -88,3 +129,172 @@ def launches(found: State) -> Launches:
 def signing_keys(found: State) -> SigningKeys:
     """Keys of id_tokens."""
     return SigningKeys(found.database, found.seals)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything. `routers` are the routes beside the FHIR facade; `lock` is held while a cache in memory is used."""
+
+    state: State
+    ehrs: Mapping[str, Ehr]
+    cache: Cache | NoCache
+    pipeline: Pipeline
+    inbox: Inbox
+    worker: Worker
+    authenticator: Authenticator
+    edge: Edge
+    pages: Pages
+    people: People
+    passwords: Passwords
+    routers: tuple[APIRouter, ...]
+    lock: Held | None = None
+
+    def facade(self, rest: Any) -> FhirFacade:
+        """The ASGI app: FHIR first, everything else goes on to `rest`."""
+        return FhirFacade(self.pipeline, self.authenticator, self.inbox, self.edge, rest)
+
+    async def close(self) -> None:
+        """Give everything back, what was built last first."""
+        self.passwords.close()
+        for one in self.ehrs.values():
+            await one.close()
+        await self.cache.close()
+        await self.state.close()
+        if self.lock:
+            self.lock.close()
+
+
+def gateway(settings: Settings) -> Gateway:
+    """The list. Called within the running loop: connection pools belong to it. Raises ConfigError."""
+    found = state(settings)
+    database, audit, events, seals = found.database, found.audit, found.events, found.seals
+    tables = shipped.tables()
+    names = tuple(one.name for one in settings.ehrs)
+    ehrs = {one.name: _connected(one) for one in settings.ehrs}
+
+    # The road to the EHRs
+    cache, lock = _cache(found)
+    capabilities = Capabilities(tables, events.write, public_url=settings.public_url, endpoints={name: _oauth_urls(settings, name) for name in names})
+    pipeline = Pipeline(
+        ehrs,
+        Parts(
+            tables=tables,
+            cache=cache,
+            audit=audit,
+            access_log=AccessLog(audit),
+            capabilities=capabilities,
+            events=events.write,
+            seal=_sealer(settings),
+            public_url=settings.public_url,
+            rules=AccessRules(settings.writes, settings.practitioner_access),
+            lives=_lives(settings),
+        ),
+    )
+
+    # What is pushed
+    signals = Signals()
+    inbox = Inbox(pipeline, database, audit, seals, tables, signals, Door(settings.public_url, settings.push_wait))
+    worker = Worker(WorkerParts(pipeline, RegisteredSenders(database), database, audit, seals, cache, tables, signals, settings.public_url))
+
+    # Who may
+    types = tuple(sorted(name for name in tables.compartment if tables.offered(name)))
+    authenticator = Authenticator(database)
+    keys = signing_keys(found)
+    client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
+    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in)
+    inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in)
+    authorizations = Authorizations(database, public_url=settings.public_url, types=types, record_in=audit.record_in)
+
+    # People and their pages
+    passwords = Passwords()
+    people_accounts = Accounts(database, passwords, record_in=audit.record_in)
+    sessions = Sessions(database, record_in=audit.record_in)
+    pages = Pages(settings.public_url)
+    people = People(sessions, public_url=settings.public_url)
+
+    def address(request: Request) -> str:
+        return client_address(request.scope, settings.trusted_proxies)
+
+    oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, settings.trusted_proxies)
+    routers = (
+        health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
+        oauth.router(driver, inspector, keys, oauth_edge),
+        sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address)),
+    )
+    edge = Edge(
+        public_url=settings.public_url,
+        discovery={name: _documents(settings, name, types) for name in names},
+        allowed_origin=authenticator.allowed_origin,
+        limits=Limits(cap=settings.body_cap),
+        trusted_proxies=settings.trusted_proxies,
+    )
+    return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, routers, lock)
+
+
+def _connected(ehr: EhrSettings) -> Ehr:
+    return adapters.connect(ehr.name, ehr.url, platform=ehr.platform, auth=_auth(ehr), timeout=ehr.timeout, tls=_tls(ehr))
+
+
+def _auth(ehr: EhrSettings) -> adapters.Auth:
+    match ehr.auth:
+        case "basic":
+            return adapters.Basic(ehr.username, ehr.secret())
+        case "bearer":
+            return adapters.Bearer(ehr.secret())
+        case _:
+            return adapters.NoAuth()
+
+
+def _tls(ehr: EhrSettings) -> ssl.SSLContext | None:
+    """None: the system's certificates, and none of our own."""
+    if not ehr.url.startswith("https://"):
+        return None
+    context = ssl.create_default_context(cafile=str(ehr.ca) if ehr.ca else None)
+    if ehr.auth == "mtls" and ehr.client_cert and ehr.client_key:
+        context.load_cert_chain(ehr.client_cert, ehr.client_key)
+    return context
+
+
+def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:
+    """Redis for any number of processes, else memory for a single one, else none."""
+    settings = found.settings
+    if settings.redis:
+        return _over(RedisStore(settings.redis), found), None
+    if settings.cache_bytes == 0:
+        return NoCache(), None
+    lock = single_process_lock(settings.data_dir / "memory-cache.lock")
+    return _over(MemoryStore(settings.cache_bytes), found), lock
+
+
+def _over(store: CacheStore, found: State) -> Cache:
+    return Cache(store, found.database, sealer=found.seals, coherence=found.settings.coherence)
+
+
+def _lives(settings: Settings) -> Mapping[str, Lives]:
+    """By EHR: ours, the operator's for all, the operator's for this one."""
+    common = Lives().overridden(settings.lives, where="lives")
+    return {one.name: common.overridden(one.lives, where=f"ehr.{one.name}.lives") for one in settings.ehrs}
+
+
+def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:
+    urls = Endpoints(settings.public_url, ehr)
+    return {"authorize": urls.authorize, "token": urls.token, "introspect": urls.introspect, "revoke": urls.revoke}
+
+
+def _documents(settings: Settings, ehr: str, types: tuple[str, ...]) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
+    return {
+        "smart-configuration": lambda: smart_configuration(public_url=settings.public_url, ehr=ehr, types=types),
+        "openid-configuration": lambda: openid_configuration(public_url=settings.public_url, ehr=ehr, types=types),
+    }
+
+
+def _up(database: Database) -> health.Probe:
+    async def probe() -> bool:
+        try:
+            async with database.read() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Unavailable:
+            return False
+        return True
+
+    return probe

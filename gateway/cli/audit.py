@@ -26,7 +26,7 @@ Example:
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType[datetime]):
     """A moment: an ISO date or time (UTC without a zone), or so long ago: 30m, 12h, 7d."""
 
     name = "when"

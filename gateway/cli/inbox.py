@@ -12,13 +12,11 @@ import click
 from gateway import compose
 from gateway.cli import options, output
 from gateway.config import Settings
-from gateway.errors import ConfigError, FhirError
-from gateway.ingest import stored, trail
-from gateway.ingest.stored import StoredAnswer, StoredRequest, Vault
+from gateway.errors import ConfigError
+from gateway.ingest import admin
+from gateway.ingest.admin import Listed, Shown
 from gateway.seal import SealBroken
-from gateway.store import inbox as rows
-from gateway.store.base import now
-from gateway.store.inbox import Entry, Message, State
+from gateway.store.inbox import Accounting, Entry, State
 
 LIST = """\b
 Example:
@@ -40,13 +38,6 @@ Example:
 _STATES = ("pending", *(state.value for state in State))
 
 
-class Dropped(FhirError):
-    """The operator of this gateway gave this message up. It was not delivered."""
-
-    status = 422
-    code = "suppressed"
-
-
 @click.group()
 def inbox() -> None:
     """Look at pushed messages, send them again or drop them."""
@@ -62,10 +53,11 @@ def list_(state: str, source: str, limit: int, json_: bool, config: Path | None,
     """List messages, newest first."""
     found, accounting = asyncio.run(_listed(options.settings(config, store, ehr).settings, state, source, limit))
     if json_:
-        output.show_json([_listed_json(one) for one in found])
+        output.show_json([asdict(one) for one in found])
         return
-    header = ("id", "source", "for", "what", "state", "attempts", "received", "error")
-    output.show_table(header, [_row(one) for one in found])
+    header = ("id", "source", "state", "attempts", "received", "error")
+    rows = [(one.id, one.source, one.state, str(one.attempts), one.received_at, one.error or "-") for one in found]
+    output.show_table(header, rows)
     counts = {name: count for name, count in asdict(accounting).items() if name != "oldest_pending"}
     output.note(", ".join(f"{count} {name}" for name, count in counts.items()))
 
@@ -77,8 +69,15 @@ def list_(state: str, source: str, limit: int, json_: bool, config: Path | None,
 @options.as_json
 def show(id_: str, body: bool, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # by name
     """Show one message: its state, its pieces, and the answer that its sender gets."""
-    message, entries, request, answer = asyncio.run(_one(options.settings(config, store, ehr).settings, id_))
-    found: dict[str, Any] = _listed_json(message) | {
+    shown = asyncio.run(_shown(options.settings(config, store, ehr).settings, id_))
+    message, request, answer = shown.message, shown.request, shown.answer
+    found: dict[str, Any] = {
+        "id": message.id,
+        "source": message.client_id,
+        "state": message.state,
+        "attempts": message.attempts,
+        "received_at": message.received_at,
+        "error": message.error,
         "kind": message.kind,
         "type": message.type,
         "target": message.target,
@@ -89,7 +88,7 @@ def show(id_: str, body: bool, json_: bool, config: Path | None, store: str | No
         "sha256": message.sha256,
         "next_attempt_at": message.next_attempt_at,
         "ended_at": message.ended_at,
-        "entries": [_entry_json(one) for one in entries],
+        "entries": [_entry_json(one) for one in shown.entries],
         "answer": answer.status if answer else None,
     }
     if body:
@@ -126,68 +125,36 @@ def drop(id_: str, yes: bool, json_: bool, config: Path | None, store: str | Non
     _done(id_, State.REJECTED, json_=json_)
 
 
-async def _listed(settings: Settings, state: str, source: str, limit: int) -> tuple[tuple[Message, ...], rows.Accounting]:
-    async with compose.opened(settings) as found, found.database.read() as connection:
-        return await rows.listing(connection, state=state, client_id=source, limit=limit), await rows.accounting(connection)
+async def _listed(settings: Settings, state: str, source: str, limit: int) -> tuple[list[Listed], Accounting]:
+    async with compose.opened(settings) as found:
+        return await admin.listed(found.database, state=state, source=source, limit=limit), await admin.accounting(found.database)
 
 
-async def _one(settings: Settings, id_: str) -> tuple[Message, tuple[Entry, ...], StoredRequest, StoredAnswer | None]:
-    async with compose.opened(settings) as found, found.database.read() as connection:
-        message = _there(await rows.get(connection, id_), id_)
-        vault = Vault(found.seals)
-        sealed = await rows.answer(connection, message.seq)
+async def _shown(settings: Settings, id_: str) -> Shown:
+    async with compose.opened(settings) as found:
         try:
-            request = vault.request(id_, await rows.request(connection, message.seq))
-            answer = vault.answer(id_, sealed) if sealed else None
+            shown = await admin.shown(found.database, found.seals, id_)
         except SealBroken as error:
             raise ConfigError("This message was sealed with another key", where="key", fix="use the key with which it was received") from error
-        return message, await rows.entries(connection, message.seq), request, answer
+    if shown is None:
+        raise ConfigError(f"There is no message {id_}", where="ID", fix="gateway inbox list shows them")
+    return shown
 
 
 async def _retry(settings: Settings, id_: str) -> None:
-    async with compose.opened(settings) as found, found.database.write() as connection:
-        message = _there(await rows.get(connection, id_), id_)
-        if not await rows.retry(connection, id_, now()):
-            raise ConfigError(f"{id_} is {message.state}", where="ID", fix="only a dead message can be sent again")
-        await found.audit.record_in(connection, trail.moved(message, "retry", status=200))
+    async with compose.opened(settings) as found:
+        if not await admin.retry(found.database, found.audit, id_):
+            raise ConfigError(f"{id_} is not dead", where="ID", fix="only a dead message can be sent again; gateway inbox list shows them")
 
 
 async def _drop(settings: Settings, id_: str) -> None:
-    async with compose.opened(settings) as found, found.database.write() as connection:
-        message = _there(await rows.get(connection, id_), id_)
-        error = Dropped(reason="dropped")
-        sealed = Vault(found.seals).close(id_, stored.refusal(error, message.request_id))
-        if not await rows.drop(connection, id_, now(), sealed):
-            raise ConfigError(f"{id_} is {message.state}", where="ID", fix="a message under way or through cannot be dropped")
-        await found.audit.record_in(connection, trail.moved(message, "dropped", status=error.status, reason="dropped"))
-
-
-def _there(message: Message | None, id_: str) -> Message:
-    if message is None:
-        raise ConfigError(f"There is no message {id_}", where="ID", fix="gateway inbox list shows them")
-    return message
-
-
-def _listed_json(one: Message) -> dict[str, Any]:
-    """The shape of `inbox list --json`, which programs rely on."""
-    return {
-        "id": one.id,
-        "source": one.client_id,
-        "state": one.state,
-        "attempts": one.attempts,
-        "received_at": one.received_at.isoformat(),
-        "error": one.error or None,
-    }
+    async with compose.opened(settings) as found:
+        if not await admin.drop(found.database, found.audit, found.seals, id_):
+            raise ConfigError(f"{id_} cannot be dropped", where="ID", fix="it is under way, through, or unknown; gateway inbox show tells")
 
 
 def _entry_json(one: Entry) -> dict[str, Any]:
     return {"position": one.position, "kind": one.kind, "type": one.type, "target": one.target}
-
-
-def _row(one: Message) -> tuple[str, ...]:
-    what = f"{one.kind} {one.type}" + (f"/{one.target}" if one.target else "")
-    received = one.received_at.isoformat(timespec="seconds")
-    return (one.id, one.client_id, one.ehr, what, one.state, str(one.attempts), received, one.error or "-")
 
 
 def _done(id_: str, state: State, *, json_: bool) -> None:

@@ -17,7 +17,7 @@ from gateway.errors import ConfigError
 EHR_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_FILE = "gateway.toml"
 # Kubernetes and Docker links put these into every container beside a service called "gateway"; they are no settings of ours.
-_FOREIGN = re.compile(r"GATEWAY_(PORT.*|SERVICE_(HOST|PORT).*|NAME|TEST_.*|CONFIG|PYTHON|BENCH_.*)")
+_FOREIGN = re.compile(r"GATEWAY_(PORT.*|SERVICE_(HOST|PORT).*|NAME|TEST_.*|KILL_.*|CONFIG|PYTHON|BENCH_.*)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,217 @@
+"""The command line: fixed names and JSON shapes, help with an example, errors of one line with the fix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import click
+import pytest
+from click.testing import CliRunner
+from joserfc import jwk, jwt
+
+from gateway.cli import COMMANDS, main
+from gateway.cli.client import assertion
+
+
+def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with its path."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        elif command is not None:
+            yield (*path, name), command
+
+
+ALL = dict(commands())
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs `gateway` in a folder of its own, without settings from outside."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, text: str = "", code: int = 0, **variables: str):
+        done = CliRunner(env=variables).invoke(main, arguments, input=text)
+        assert done.exit_code == code, (done.output, done.stderr, done.exception)
+        return done
+
+    return run
+
+
+def test_the_names_are_those_that_people_script():
+    """None of them may go away."""
+    assert {" ".join(path) for path in ALL} >= {
+        "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "user add", "launch create",
+        "inbox list", "inbox show", "inbox retry", "inbox drop", "store upgrade",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ALL, ids=" ".join)
+def test_every_command_has_help_with_an_example(run, path):
+    """The example names the command itself."""
+    text = run(*path, "--help").output
+    assert "Example" in text
+    assert f"gateway {' '.join(path)}" in text or f"gateway {path[0]}" in text
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path[0] not in ("serve", "worker", "demo")], ids=" ".join)
+def test_every_answer_can_be_json(path):
+    """Programs read it."""
+    assert any("--json" in option.opts for option in ALL[path].params)
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path[0] not in ("ehr", "demo")], ids=" ".join)
+def test_state_is_named_alike_everywhere(path):
+    """`--config`, `--store` and `--ehr` mean the same for each command."""
+    options = {name for option in ALL[path].params for name in option.opts}
+    assert options >= {"--config", "--store", "--ehr"}
+
+
+def test_help_lists_every_command_without_importing_it(run):
+    """`gateway --help` is quick and complete."""
+    text = run("--help").output
+    assert all(name in text for name in COMMANDS)
+
+
+def test_a_wrong_setting_is_one_line_with_the_fix(run, tmp_path):
+    """Exit code 2, the line of the file, and no stack trace."""
+    (tmp_path / "gateway.toml").write_text('listen = "here"\n')
+    done = run("config", code=2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gateway: gateway.toml:1: listen: 'here' is not HOST:PORT. Fix: write it like 127.0.0.1:8080")
+
+
+def test_serving_needs_an_ehr(run):
+    """The sentence says how to name one."""
+    assert "--ehr NAME=URL" in run("serve", code=2).stderr
+
+
+def test_config_says_where_each_value_comes_from(run):
+    """A flag, a variable, a default."""
+    found = {one["name"]: one for one in json.loads(run("config", "--json", "--ehr", "hapi=http://127.0.0.1:1/fhir", GATEWAY_WRITES="scopes").output)}
+    assert (found["writes"]["value"], found["writes"]["source"]) == ("scopes", "GATEWAY_WRITES")
+    assert found["ehr.hapi.url"]["source"] == "--ehr"
+    assert found["listen"]["source"] == "default"
+
+
+APP = {
+    "client_id": "growth",
+    "client_secret": "keep-this-secret",
+    "redirect_uris": ["https://app.example/callback"],
+    "launch_uri": "https://app.example/launch?tenant=1",
+    "token_endpoint_auth_method": "client_secret_basic",
+}
+
+
+def test_client_register_prints_the_answer_of_rfc_7591(run):
+    """An id and a secret in the file are kept; without them they are made. A list gives a list."""
+    one = json.loads(run("client", "register", "--from", "-", "--json", text=json.dumps(APP)).output)
+    assert one["client_id"] == "growth"
+    assert one["client_secret"] == "keep-this-secret"
+    assert one["redirect_uris"] == APP["redirect_uris"]
+    made = {key: value for key, value in APP.items() if key not in ("client_id", "client_secret")}
+    several = json.loads(run("client", "register", "--from", "-", "--json", text=json.dumps([made, made])).output)
+    assert len({client["client_id"] for client in several}) == 2
+    assert all(len(client["client_secret"]) >= 32 for client in several)
+
+
+def test_a_bad_registration_names_the_client_and_the_rule(run):
+    """One line; which client of the list; what is wrong."""
+    done = run("client", "register", "--from", "-", text=json.dumps([APP, {"redirect_uris": ["http://app.example/cb"]}]), code=2)
+    assert "client 2" in done.stderr
+    assert "invalid_redirect_uri" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "no JSON" in run("client", "register", "--from", "-", text="{", code=2).stderr
+
+
+def test_a_sender_that_would_deliver_into_itself_is_refused(run):
+    """It would write back what it just told us."""
+    sender = {
+        "client_id": "lab",
+        "grant_types": ["client_credentials"],
+        "token_endpoint_auth_method": "private_key_jwt",
+        "jwks": {"keys": [jwk.ECKey.generate_key("P-384", {"kid": "1"}).as_dict(private=False)]},
+        "scope": "system/Observation.cu",
+        "push": {"mode": "deliver", "ehr": "hapi", "source_ehr": "hapi"},
+    }
+    assert "deliver into itself" in run("client", "register", "--from", "-", "--ehr", "hapi", text=json.dumps(sender), code=2).stderr
+
+
+def test_launch_create_prints_iss_launch_and_url(run):
+    """The shape is fixed: {iss, launch, url}; the URL is the registered one with both parameters."""
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    found = json.loads(run("launch", "create", "--ehr", "hapi", "--client", "growth", "--patient", "p1", "--json").output)
+    assert set(found) == {"iss", "launch", "url"}
+    assert found["iss"] == "http://127.0.0.1:8080/fhir/hapi"
+    assert found["url"].startswith("https://app.example/launch?tenant=1&iss=http%3A%2F%2F127.0.0.1%3A8080%2Ffhir%2Fhapi&launch=")
+    assert "register" in run("launch", "create", "--ehr", "hapi", "--client", "nobody", "--patient", "p1", code=2).stderr
+
+
+def test_user_add_reads_the_password_from_stdin(run):
+    """It never stands on the command line; a name that is taken is refused."""
+    arguments = ("user", "add", "alice", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--patient", "p2=Her son", "--password-stdin")
+    found = json.loads(run(*arguments, "--json", text="correct horse\n").output)
+    assert found["name"] == "alice"
+    assert found["fhir_user"] == "Patient/p1"
+    assert "taken" in run(*arguments, text="correct horse\n", code=2).stderr
+    assert "8 to 1024" in run("user", "add", "bob", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--password-stdin", text="x\n", code=2).stderr
+    assert "--password-stdin" in run("user", "add", "eve", "--ehr", "hapi", "--fhir-user", "Patient/p1", code=2).stderr
+
+
+def test_an_ehr_has_to_be_named_where_there_are_several(run, tmp_path):
+    """And one that is not configured is refused, with those that are."""
+    (tmp_path / "gateway.toml").write_text('[ehr.a]\nurl = "http://127.0.0.1:1/fhir"\n[ehr.b]\nurl = "http://127.0.0.1:2/fhir"\n')
+    arguments = ("user", "add", "alice", "--fhir-user", "Patient/p1", "--password-stdin")
+    assert "a, b" in run(*arguments, text="correct horse\n", code=2).stderr
+    assert "choose one of: a, b" in run(*arguments, "--ehr", "c", text="correct horse\n", code=2).stderr
+
+
+def test_what_was_done_is_on_record(run):
+    """`gateway audit` shows the state changes that the command line made, newest first."""
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    run("user", "add", "alice", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--password-stdin", text="correct horse\n")
+    run("launch", "create", "--ehr", "hapi", "--client", "growth", "--patient", "p1")
+    found = json.loads(run("audit", "--json", "--since", "1h").output)
+    assert [one["action"] for one in found] == ["launch", "account-add", "client-register"]
+    assert json.loads(run("audit", "--json", "--patient", "p1", "--action", "launch").output)[0]["client_id"] == "growth"
+    assert "no moment" in run("audit", "--since", "yesterday", code=2).stderr
+
+
+def test_an_empty_inbox_is_an_empty_list(run):
+    """And a message that is not there is one line."""
+    assert json.loads(run("inbox", "list", "--json").output) == []
+    for command in (("show",), ("retry",), ("drop", "--yes")):
+        assert "gateway: ID: " in run("inbox", command[0], "abc", *command[1:], code=2).stderr
+    assert "--yes" in run("inbox", "drop", "abc", code=2).stderr
+
+
+def test_store_upgrade_makes_an_empty_store(run):
+    """It says what was there before."""
+    assert json.loads(run("store", "upgrade", "--json").output) == {"before": "empty", "now": "current"}
+    assert json.loads(run("store", "upgrade", "--json").output)["before"] == "current"
+
+
+def test_doctor_fails_for_an_ehr_that_is_not_there(run):
+    """One line each; exit code 1; the fix."""
+    done = run("doctor", "--json", "--ehr", "hapi=http://127.0.0.1:9/fhir", code=1)
+    found = {one["part"]: one for one in json.loads(done.output)}
+    assert found["ehr hapi"]["state"] == "failed"
+    assert "check the address" in found["ehr hapi"]["fix"]
+    assert found["store"]["state"] == "ok"
+    assert "does not answer" in run("ehr", "check", "http://127.0.0.1:9/fhir", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "key", [jwk.ECKey.generate_key("P-384", {"kid": "k1"}), jwk.RSAKey.generate_key(2048, {"kid": "k1"})], ids=["ES384", "RS384"]
+)
+def test_the_assertion_is_that_of_backend_services(key):
+    """The client is iss and sub, aud the token endpoint, at most five minutes, a jti; RS384 or ES384."""
+    signed = assertion("lab", key, "https://gw.example/auth/hapi/token")
+    token = jwt.decode(signed, key, algorithms=["ES384", "RS384"])
+    assert token.header["kid"] == "k1"
+    assert token.claims["iss"] == token.claims["sub"] == "lab"
+    assert token.claims["aud"] == "https://gw.example/auth/hapi/token"
+    assert len(token.claims["jti"]) == 32
