@@ -80,10 +80,12 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
     ]
     if record.target and record.target != f"Patient/{patient}":
         entities.append({"what": {"reference": record.target}})
+    elif not record.target and record.type and not record.query:
+        entities.append({"what": {"type": record.type}})
     if record.query:
         entities.append(
             {
-                "query": base64.b64encode(record.query.encode()).decode(),
+                "query": base64.b64encode(f"{record.type}?{record.query}".encode()).decode(),
                 "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "24"},
             }
         )

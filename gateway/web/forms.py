@@ -1,0 +1,72 @@
+"""Forms without JavaScript: read within limits, guarded, and sent once however often the button is pressed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qsl
+from weakref import WeakValueDictionary
+
+from starlette.requests import ClientDisconnect, Request
+
+from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
+
+CAP = 64 * 1024
+DEADLINE = 10.0
+_KEY = re.compile(r"[0-9a-f]{32}")
+
+
+async def read_form(request: Request) -> Mapping[str, str]:
+    """The fields; of a repeated one the last. Raises BadRequest, TooLarge or UnsupportedMedia."""
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise UnsupportedMedia(reason="form-media-type")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(DEADLINE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > CAP:
+                    raise TooLarge(reason="form-too-large")
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100)
+    except (ValueError, TimeoutError, ClientDisconnect) as error:
+        raise BadRequest(reason="form-unreadable") from error
+    return {name: value.replace("\r\n", "\n").strip() for name, value in pairs}
+
+
+def new_key() -> str:
+    """The key of one form: what it makes is named after it, so that sending it twice makes one thing."""
+    return uuid.uuid4().hex
+
+
+def key_of(form: Mapping[str, str]) -> str:
+    """Raises BadRequest for a form that is not ours."""
+    key = form.get("key", "")
+    if not _KEY.fullmatch(key):
+        raise BadRequest(reason="form-key")
+    return key
+
+
+def record_token(csrf: str, patient: str) -> str:
+    """Says for which record a form was made, so that a switch in another tab cannot send it to the wrong person's."""
+    return hmac.new(csrf.encode(), patient.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+class Turns:
+    """Two sends of one form at the same time go one after the other; the second finds what the first made."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def turn(self, key: str) -> AsyncGenerator[None]:
+        """Wait for one's turn."""
+        lock = self._locks.get(key)
+        if lock is None:
+            lock = self._locks[key] = asyncio.Lock()
+        async with lock:
+            yield
