@@ -53,28 +53,25 @@ class Door:
     poll: float = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the inbox is made of. `signals` is shared with a worker of this process, if there is one."""
-
-    pipeline: Judge
-    database: Database
-    audit: trail.AuditTrail
-    sealer: Seals
-    tables: Tables
-    signals: Signals
-
-
 class Inbox:
-    """Where writes of systems go: durable before they are acknowledged."""
+    """Where writes of systems go: durable before they are acknowledged. `signals` is shared with a worker of this process, if there is one."""
 
-    def __init__(self, parts: Parts, door: Door) -> None:
-        self._judge = parts.pipeline
-        self._database = parts.database
-        self._audit = parts.audit
-        self._vault = Vault(parts.sealer)
-        self._tables = parts.tables
-        self._signals = parts.signals
+    def __init__(
+        self,
+        judge: Judge,
+        database: Database,
+        audit: trail.AuditTrail,
+        sealer: Seals,
+        tables: Tables,
+        signals: Signals,
+        door: Door,
+    ) -> None:
+        self._judge = judge
+        self._database = database
+        self._audit = audit
+        self._vault = Vault(sealer)
+        self._tables = tables
+        self._signals = signals
         self._door = door
 
     async def receive(self, principal: Principal, interaction: Interaction, headers: Headers, body: bytes, context: RequestContext) -> Answer:

@@ -81,8 +81,7 @@ class Gateway:
 
     @property
     def inbox(self) -> receive.Inbox:
-        parts = receive.Parts(self.shelf, self.database, self.trail, SEALER, shipped.tables(), self.signals)
-        return receive.Inbox(parts, self.door)
+        return receive.Inbox(self.shelf, self.database, self.trail, SEALER, shipped.tables(), self.signals, self.door)
 
     def worker(self) -> deliver.Worker:
         senders = RegisteredSenders(self.database)
