@@ -82,10 +82,10 @@ def _found(entry: _Entry) -> FoundEntry:
     if not isinstance(resource, dict):
         raise _no_searchset()
     members = cast("dict[str, Any]", resource)
-    kind = members.get("resourceType")
+    kind, id_ = members.get("resourceType"), members.get("id")
     if kind == "OperationOutcome":
         return FoundEntry(raw, members, OUTCOME, entry.fullUrl)
-    if kind not in RESOURCE_TYPES or not isinstance(members.get("id"), str) or not is_id(members["id"]):
+    if not isinstance(kind, str) or kind not in RESOURCE_TYPES or not isinstance(id_, str) or not is_id(id_):
         raise _no_searchset()
     return FoundEntry(raw, members, INCLUDE if entry.search.mode == INCLUDE else MATCH, entry.fullUrl)
 

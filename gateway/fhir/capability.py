@@ -105,8 +105,8 @@ def _resource(name: str, given: Json, tables: Tables, host: str) -> dict[str, An
     if profiles := _published(given.get("supportedProfile"), host):
         made["supportedProfile"] = profiles
     made["interaction"] = [{"code": code} for code in kept]
-    if given.get("versioning") in _VERSIONING:
-        made["versioning"] = given["versioning"]
+    if isinstance(versioning := given.get("versioning"), str) and versioning in _VERSIONING:
+        made["versioning"] = versioning
     made |= {"readHistory": False, "conditionalCreate": "create" in kept and given.get("conditionalCreate") is True}
     made |= {"conditionalRead": "full-support", "conditionalUpdate": False, "conditionalDelete": "not-supported"}
     if "search-type" in kept:

@@ -46,10 +46,10 @@ def check(resource: Mapping[str, Any], path: str = "") -> list[Issue]:
     `path` is where the resource stands when it is not alone (`Bundle.entry[3].resource`).
     """
     kind = resource.get("resourceType")
-    if not isinstance(kind, str) or kind not in RESOURCE_TYPES:
+    if not _is_type(kind):
         return [Issue("structure", f"{path}.resourceType" if path else "resourceType", "The resource says no type that R4 has.")]
     found: list[Issue] = []
-    for issue in _resource(resource, path or kind, contained=False):
+    for issue in _resource(resource, path or str(kind), contained=False):
         found.append(issue)
         if len(found) == MAX_ISSUES:
             break
@@ -66,6 +66,10 @@ def require(resource: Mapping[str, Any], path: str = "") -> None:
             expression=found[0].expression,
             issues=[issue.element() for issue in found],
         )
+
+
+def _is_type(value: Any) -> bool:
+    return isinstance(value, str) and value in RESOURCE_TYPES
 
 
 def _resource(resource: Mapping[str, Any], path: str, *, contained: bool) -> Iterator[Issue]:
@@ -114,7 +118,7 @@ def _object(value: dict[str, Any], here: str, name: str) -> Iterator[Issue]:
         yield Issue("structure", here, f"{name} is an empty object: leave it out.")
     elif "resourceType" not in value:
         yield from _members(value, here)
-    elif value["resourceType"] not in RESOURCE_TYPES:
+    elif not _is_type(value["resourceType"]):
         yield Issue("structure", f"{here}.resourceType", "A resource inside says no type that R4 has.")
     else:
         yield from _resource(value, here, contained=name == "contained")

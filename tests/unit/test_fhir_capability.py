@@ -1,0 +1,167 @@
+"""gateway.fhir.capability: the statement lists what works through the gateway, and the EHR does not show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fhir.resources.R4B.capabilitystatement import CapabilityStatement
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import UpstreamFault
+from gateway.fhir.capability import INTERACTIONS, OAUTH_URIS, reduce
+from gateway.fhir.names import RESOURCE_TYPES
+from gateway.shipped import tables
+
+BASE = "https://gw.example/fhir/hapi"
+ENDPOINTS = {name: f"https://gw.example/auth/hapi/{name}" for name in ("authorize", "token", "introspect", "revoke")}
+ALL = [{"code": code} for code in ("read", "vread", "update", "patch", "delete", "history-instance", "history-type", "create", "search-type")]
+STATEMENT = {
+    "resourceType": "CapabilityStatement",
+    "status": "active",
+    "date": "2026-11-24",
+    "publisher": "Secret Hospital",
+    "kind": "instance",
+    "software": {"name": "HAPI FHIR Server", "version": "8.8.0"},
+    "implementation": {"description": "HAPI", "url": "http://10.0.0.7:8080/fhir"},
+    "instantiates": ["http://hl7.org/fhir/us/core/CapabilityStatement/us-core-server", "http://10.0.0.7:8080/fhir/CapabilityStatement/x"],
+    "fhirVersion": "4.0.1",
+    "format": ["application/fhir+xml", "json"],
+    "rest": [
+        {"mode": "client"},
+        {
+            "mode": "server",
+            "interaction": [{"code": "transaction"}, {"code": "history-system"}],
+            "operation": [{"name": "export", "definition": "http://10.0.0.7:8080/fhir/OperationDefinition/x"}],
+            "resource": [
+                {
+                    "type": "Observation",
+                    "profile": "http://10.0.0.7:8080/fhir/StructureDefinition/x",
+                    "supportedProfile": ["http://hl7.org/fhir/us/core/StructureDefinition/us-core-vital-signs", "http://10.0.0.7:8080/x"],
+                    "documentation": "HAPI",
+                    "interaction": ALL,
+                    "versioning": "versioned-update",
+                    "conditionalCreate": True,
+                    "conditionalUpdate": True,
+                    "conditionalDelete": "multiple",
+                    "searchInclude": ["*", "Observation:subject", "Observation:has-member"],
+                    "searchRevInclude": ["Provenance:target", "List:item"],
+                    "searchParam": [
+                        {
+                            "name": "patient",
+                            "type": "reference",
+                            "definition": "http://10.0.0.7:8080/fhir/SearchParameter/x",
+                            "documentation": "HAPI",
+                        },
+                        {"name": "code", "type": "token"},
+                        {"name": "_content", "type": "special"},
+                        {"name": "_security", "type": "token"},
+                        {"name": "x-own", "type": "string"},
+                    ],
+                    "operation": [{"name": "lastn", "definition": "x"}],
+                },
+                {"type": "Patient", "interaction": [{"code": "read"}]},
+                {"type": "Group", "interaction": ALL},
+                {"type": "Nothing", "interaction": ALL},
+                {"type": "Condition", "interaction": [{"code": "delete"}]},
+            ],
+        },
+    ],
+}
+
+
+def made(statement=STATEMENT):
+    return reduce(statement, tables(), base=BASE, endpoints=ENDPOINTS)
+
+
+def test_the_statement_is_valid_and_complete() -> None:
+    """R4, kind instance, JSON only, our name and our base (peers' fault 8)."""
+    found = made()
+    assert CapabilityStatement.model_validate(found)
+    assert (found["kind"], found["fhirVersion"], found["format"]) == ("instance", "4.0.1", ["application/fhir+json", "json"])
+    assert found["implementation"]["url"] == BASE
+    assert found["instantiates"] == ["http://hl7.org/fhir/us/core/CapabilityStatement/us-core-server"]
+
+
+def test_the_ehr_does_not_show() -> None:
+    """No software, host, publisher or operation of the EHR's."""
+    text = json.dumps(made()).replace(BASE, "").replace("/auth/hapi", "")
+    assert not any(word in text for word in ("HAPI", "hapi", "10.0.0.7", "Secret", "export", "lastn", "x-own", "List:item"))
+
+
+def test_the_security_block_is_smart() -> None:
+    """HL7@15: the service, and the endpoints where older clients look for them."""
+    security = made()["rest"][0]["security"]
+    assert security["cors"] is True
+    assert security["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
+    assert security["extension"] == [{"url": OAUTH_URIS, "extension": [{"url": name, "valueUri": url} for name, url in ENDPOINTS.items()]}]
+
+
+def test_only_types_and_interactions_of_both_sides() -> None:
+    """What the EHR has and the gateway offers, in the order of names; the gateway's own record of accesses besides."""
+    found = {row["type"]: [item["code"] for item in row["interaction"]] for row in made()["rest"][0]["resource"]}
+    assert found == {"AuditEvent": ["search-type"], "Observation": list(INTERACTIONS), "Patient": ["read"]}
+
+
+def test_only_what_the_policy_takes_is_listed() -> None:
+    """HL7@348-371: parameters and joins that work, conditional interactions as they are."""
+    row = next(row for row in made()["rest"][0]["resource"] if row["type"] == "Observation")
+    assert row["searchParam"] == [{"name": "code", "type": "token"}, {"name": "patient", "type": "reference"}]
+    assert (row["searchInclude"], row["searchRevInclude"]) == (["Observation:has-member"], ["Provenance:target"])
+    assert row["supportedProfile"] == ["http://hl7.org/fhir/us/core/StructureDefinition/us-core-vital-signs"]
+    assert (row["conditionalCreate"], row["conditionalUpdate"], row["conditionalDelete"]) == (True, False, "not-supported")
+    assert row["profile"] == "http://hl7.org/fhir/StructureDefinition/Observation"
+
+
+def test_bundles_are_offered_when_the_ehr_takes_them() -> None:
+    """Absence of batch says nothing (seen: HAPI lists only transaction, and batch works)."""
+    assert [row["code"] for row in made()["rest"][0]["interaction"]] == ["transaction", "batch"]
+    assert "interaction" not in made({**STATEMENT, "rest": [{"mode": "server"}]})["rest"][0]
+
+
+@pytest.mark.parametrize(
+    "statement", [None, [], {}, {"resourceType": "Patient"}, {**STATEMENT, "fhirVersion": "5.0.0"}, {**STATEMENT, "fhirVersion": 4}]
+)
+def test_what_is_no_r4_statement_is_the_ehrs_fault(statement) -> None:
+    """502, and a sentence."""
+    with pytest.raises(UpstreamFault):
+        made(statement)
+
+
+def test_every_type_of_the_tables_is_one_of_r4() -> None:
+    """The names that requests and references are read with are those of the definitions."""
+    assert tables().compartment.keys() <= RESOURCE_TYPES
+    assert RESOURCE_TYPES - tables().compartment.keys() <= {"OperationOutcome", "Parameters", "Bundle", "Binary"}
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from(["server", "Observation", "read", "search-type", "patient", "http://[", "http://x/y", "*"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["mode", "type", "interaction", "code", "resource", "searchParam", "name", "searchInclude", "supportedProfile", "versioning"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(VALUES, VALUES, VALUES)
+def test_any_statement_gives_a_valid_one(rest, implementation, instantiates) -> None:
+    """An EHR's statement may have any shape inside."""
+    given_ = {
+        "resourceType": "CapabilityStatement",
+        "fhirVersion": "4.0.1",
+        "rest": rest,
+        "implementation": implementation,
+        "instantiates": instantiates,
+    }
+    assert CapabilityStatement.model_validate(made(given_))
