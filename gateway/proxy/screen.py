@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.fhir.compartment import Inside, NeedsOwners, Outside, Shared, matches, membership
+from gateway.fhir.compartment import Inside, NeedsOwners, Outside, Shared, matches, membership, patients_of
 from gateway.fhir.references import Relative
 from gateway.fhir.tables import Tables
 from gateway.smart.constraint import Constraint, Reach
@@ -17,7 +17,7 @@ from gateway.smart.constraint import Constraint, Reach
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """The resource may leave. `patients` are those within reach that it belongs to."""
+    """The resource may leave. `patients` are those within reach that it belongs to; without a limit to the reach, all of them."""
 
     patients: frozenset[str]
 
@@ -51,7 +51,7 @@ def judge(resource: Mapping[str, Any], reaches: tuple[Reach, ...], tables: Table
         if reach.query and matches(resource, reach.query, tables) is not True:
             continue
         if reach.patients is None:
-            return Keep(frozenset())
+            return Keep(patients_of(resource, row, relative))  # on her record it is, whoever saw it
         match membership(resource, reach.patients, row, relative):
             case Shared():
                 return Keep(frozenset())
