@@ -207,6 +207,7 @@ def test_missing_true_works_and_deleted_is_410(client):
     assert [entry["resource"]["id"] for entry in found["entry"]] == ["head"]
     assert client.delete("/Communication/reply").status_code == 200
     assert client.get("/Communication/reply").status_code == 410
+    assert client.delete("/Communication/never-was").status_code == 200
 
 
 def test_what_it_does_not_check(client):
