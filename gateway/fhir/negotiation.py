@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gateway.errors import BadRequest, NotAcceptable, UnsupportedMedia
 from gateway.fhir.interaction import Prefer
 
 Headers = Sequence[tuple[bytes, bytes]]
 """As in ASGI: names in lower case."""
+Fields = Mapping[bytes, Sequence[str]]
+"""Headers by name, the values of each in order."""
 
 FORM = "application/x-www-form-urlencoded"
 _JSON = frozenset({"application/fhir+json", "application/json"})
@@ -21,18 +23,20 @@ _ETAGS = re.compile(r'\*|(?:W/)?"[\x21\x23-\x7e]*"(?:[ \t]*,[ \t]*(?:W/)?"[\x21\
 _SEMICOLON = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
 
 
-def values(headers: Headers, name: str) -> list[str]:
-    """Every value of a header, in order."""
-    wanted = name.encode()
-    return [value.decode("latin-1").strip() for key, value in headers if key == wanted]
+def fields(headers: Headers) -> Fields:
+    """Headers, read once."""
+    found: dict[bytes, list[str]] = {}
+    for name, value in headers:
+        found.setdefault(name, []).append(value.decode("latin-1").strip())
+    return found
 
 
-def single(headers: Headers, name: str) -> str:
+def single(found: Fields, name: bytes) -> str:
     """The one value of a header, or "". Raises BadRequest when it was sent with different values."""
-    found = set(values(headers, name))
-    if len(found) > 1:
-        raise BadRequest(f"The header {name} was sent more than once.", reason="header-repeated")
-    return found.pop() if found else ""
+    values = found.get(name, ())
+    if len(values) > 1 and len(set(values)) > 1:
+        raise BadRequest(f"The header {name.decode()} was sent more than once.", reason="header-repeated")
+    return values[0] if values else ""
 
 
 def media(text: str) -> tuple[str, dict[str, str]]:
@@ -42,17 +46,17 @@ def media(text: str) -> tuple[str, dict[str, str]]:
     return kind.lower(), {name.strip().lower(): value.strip().strip('"') for name, _, value in pairs}
 
 
-def check_json(headers: Headers) -> None:
+def check_json(found: Fields) -> None:
     """Raise UnsupportedMedia unless the body is said to be FHIR R4 JSON in UTF-8 (FAULT-S13)."""
-    kind, parameters = media(single(headers, "content-type"))
+    kind, parameters = media(single(found, b"content-type"))
     if kind not in _JSON:
         raise UnsupportedMedia("Send the resource as application/fhir+json.", reason="content-type")
     _check_parameters(parameters)
 
 
-def check_form(headers: Headers) -> None:
+def check_form(found: Fields) -> None:
     """Raise UnsupportedMedia unless the body is said to be a form in UTF-8 (peers' fault 21: a JSON body on `_search`)."""
-    kind, parameters = media(single(headers, "content-type"))
+    kind, parameters = media(single(found, b"content-type"))
     if kind != FORM:
         raise UnsupportedMedia(f"Send the parameters of _search as {FORM}.", reason="content-type")
     _check_parameters(parameters)
@@ -65,13 +69,13 @@ def _check_parameters(parameters: dict[str, str]) -> None:
         raise UnsupportedMedia("Only FHIR R4 (fhirVersion=4.0) is offered.", reason="fhir-version")
 
 
-def check_acceptable(headers: Headers, formats: Iterable[str]) -> None:
+def check_acceptable(found: Fields, formats: Iterable[str]) -> None:
     """Raise NotAcceptable unless the caller takes FHIR R4 JSON. `_format`, where given, counts instead of Accept (http.html#parameters)."""
     if asked := list(formats):
         if not all(_is_json(text, _FORMATS) for text in asked):
             raise NotAcceptable(reason="format")
         return
-    ranges = [part for value in values(headers, "accept") for part in value.split(",") if part.strip()]
+    ranges = [part for value in found.get(b"accept", ()) for part in value.split(",") if part.strip()]
     if ranges and not any(_is_json(part, _RANGES) for part in ranges):
         raise NotAcceptable(reason="accept")
 
@@ -82,9 +86,9 @@ def _is_json(text: str, known: frozenset[str]) -> bool:
     return kind in known and not refused and parameters.get("fhirversion", "4.0") == "4.0"
 
 
-def if_match(headers: Headers) -> str:
+def if_match(found: Fields) -> str:
     """If-Match as `W/"3"`, or "". Raises BadRequest for anything but the one ETag of a version."""
-    return etag(single(headers, "if-match"), "If-Match")
+    return etag(single(found, b"if-match"), "If-Match")
 
 
 def etag(text: str, where: str) -> str:
@@ -97,9 +101,9 @@ def etag(text: str, where: str) -> str:
     return f'W/"{match[1]}"'
 
 
-def if_none_match(headers: Headers) -> str:
+def if_none_match(found: Fields) -> str:
     """If-None-Match as sent (a list of ETags, or `*`), or ""."""
-    return etags(", ".join(value for value in values(headers, "if-none-match") if value), "If-None-Match")
+    return etags(", ".join(value for value in found.get(b"if-none-match", ()) if value), "If-None-Match")
 
 
 def etags(text: str, where: str) -> str:
@@ -109,20 +113,22 @@ def etags(text: str, where: str) -> str:
     return text
 
 
-def prefer(headers: Headers) -> Prefer:
+def prefer(found: Fields) -> Prefer:
     """The preferences that FHIR names; others are ignored (RFC 7240 section 2), and of a repeated one the first counts."""
-    found: dict[str, str] = {}
-    for name, value in _preferences(headers):
-        found.setdefault(name, value)
+    if b"prefer" not in found:
+        return Prefer()
+    asked: dict[str, str] = {}
+    for name, value in _preferences(found[b"prefer"]):
+        asked.setdefault(name, value)
     return Prefer(
-        return_=found["return"] if found.get("return") in ("minimal", "representation", "OperationOutcome") else "",
-        handling=found["handling"] if found.get("handling") in ("strict", "lenient") else "",
-        respond_async="respond-async" in found,
+        return_=asked["return"] if asked.get("return") in ("minimal", "representation", "OperationOutcome") else "",
+        handling=asked["handling"] if asked.get("handling") in ("strict", "lenient") else "",
+        respond_async="respond-async" in asked,
     )
 
 
-def _preferences(headers: Headers) -> Iterator[tuple[str, str]]:
-    for value in values(headers, "prefer"):
+def _preferences(values: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for value in values:
         for part in value.split(","):  # what follows a `;` are parameters of one preference; clients also list preferences so
             for item in part.split(";"):
                 name, _, text = item.partition("=")

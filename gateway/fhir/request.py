@@ -19,9 +19,9 @@ from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse as parse_json
 from gateway.fhir.json import without_bom
 from gateway.fhir.names import RESOURCE_TYPES, is_id
-from gateway.fhir.negotiation import Headers
+from gateway.fhir.negotiation import Fields, Headers
 
-_OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override", "x-method")
+_OVERRIDES = frozenset({b"x-http-method-override", b"x-http-method", b"x-method-override", b"x-method"})
 _PATH = re.compile(r"[A-Za-z0-9\-._/$*]*", re.ASCII)
 _PAGE = re.compile(r"[A-Za-z0-9_\-]{1,8192}", re.ASCII)
 
@@ -31,7 +31,7 @@ class _Request:
     """The raw parts, and what every kind of interaction needs of them."""
 
     method: str
-    headers: Headers
+    headers: Fields
     body: bytes
     own_bases: tuple[str, ...]
     params: tuple[Param, ...] = ()
@@ -43,10 +43,11 @@ def parse(*, method: str, path: str, query: bytes, headers: Headers, body: bytes
     `path` is the raw (still percent-encoded) path below the FHIR base, without its leading slash; `query` the raw query string; `headers` as in
     ASGI; `own_bases` the URLs under which this FHIR base is known, whose links become relative.
     """
-    if any(negotiation.values(headers, name) for name in _OVERRIDES):
+    found = negotiation.fields(headers)
+    if not _OVERRIDES.isdisjoint(found):
         raise BadRequest("Methods are not taken from headers.", reason="method-override")
     segments = _segments(path)
-    request = _negotiated(_Request(method, headers, body, tuple(own_bases)), query)
+    request = _negotiated(_Request(method, found, body, tuple(own_bases)), query)
     if method in ("GET", "HEAD"):
         if body:
             raise BadRequest("A GET takes no body.", reason="body-on-get")
@@ -61,6 +62,9 @@ def _negotiated(request: _Request, text: bytes) -> _Request:
 
 
 def _settle(request: _Request) -> _Request:
+    if not request.params:
+        negotiation.check_acceptable(request.headers, ())
+        return request
     negotiation.check_acceptable(request.headers, (param.value for param in request.params if param.name == "_format"))
     return replace(request, params=tuple(param for param in request.params if param.name not in ("_format", "_pretty")))
 
@@ -188,7 +192,9 @@ def _read(request: _Request, type_: str, id_: str) -> Interaction:
 
 
 def _read_conditions(request: _Request) -> Conditions:
-    since = negotiation.single(request.headers, "if-modified-since")
+    since = negotiation.single(request.headers, b"if-modified-since")
+    if not since and b"if-none-match" not in request.headers:
+        return Conditions()
     return Conditions(if_none_match=negotiation.if_none_match(request.headers), if_modified_since=since if _is_date(since) else "")
 
 
@@ -215,7 +221,7 @@ def _search(request: _Request, type_: str) -> Interaction:
 
 def _search_form(request: _Request, segments: tuple[str, ...]) -> Interaction:
     _only(request, segments, "POST")
-    if request.body or negotiation.values(request.headers, "content-type"):
+    if request.body or b"content-type" in request.headers:
         negotiation.check_form(request.headers)
     # Both sets are one search, and all of it is judged (ATK-F11).
     params = request.params + query.parse(request.body, where="form", own_bases=request.own_bases)
@@ -230,7 +236,7 @@ def _create(request: _Request, type_: str) -> Interaction:
     body, resource = _resource(request)
     _check_type(resource, type_)
     validate.require(resource)
-    conditions = Conditions(if_none_exist=_if_none_exist(negotiation.single(request.headers, "if-none-exist"), type_, request.own_bases))
+    conditions = Conditions(if_none_exist=_if_none_exist(negotiation.single(request.headers, b"if-none-exist"), type_, request.own_bases))
     return Interaction(Kind.CREATE, type_, body=body, conditions=conditions, prefer=negotiation.prefer(request.headers))
 
 
@@ -242,7 +248,7 @@ def _update(request: _Request, type_: str, id_: str) -> Interaction:
     _check_type(resource, type_)
     _check_id(resource, id_)
     validate.require(resource)
-    if negotiation.values(request.headers, "if-none-exist"):
+    if b"if-none-exist" in request.headers:
         raise BadRequest("If-None-Exist goes with a create.", reason="if-none-exist")
     conditions = Conditions(negotiation.if_match(request.headers), negotiation.if_none_match(request.headers))
     return Interaction(Kind.UPDATE, type_, id_, body=body, conditions=conditions, prefer=negotiation.prefer(request.headers))

@@ -81,7 +81,31 @@ def _resource(resource: Mapping[str, Any], path: str, *, contained: bool) -> Ite
     if contained and "contained" in resource:  # dom-2
         yield Issue("invariant", f"{path}.contained", "A contained resource contains no other.")
     yield from _codes(resource, kind, path)
-    yield from _members(resource, path)
+    if not all(map(_plain, resource.values())):
+        yield from _members(resource, path)
+
+
+def _plain(value: Any) -> bool:
+    """Whether nothing in a value needs a second look: quick, for the many resources that are as they should be."""
+    match value:
+        case None:
+            return False
+        case str():
+            return value != "" and (value.isprintable() or _CONTROL.search(value) is None)
+        case dict():
+            members = cast("dict[str, Any]", value)
+            text = members.get("reference", "#")
+            fine = bool(members) and "resourceType" not in members and (not isinstance(text, str) or _reads_local(text))
+            return fine and all(map(_plain, members.values()))
+        case list():
+            items = cast("list[Any]", value)
+            return bool(items) and all(not isinstance(item, list) and _plain(item) for item in items)
+        case _:
+            return True
+
+
+def _reads_local(text: str) -> bool:
+    return text.startswith("#") or split(text) is not None
 
 
 def _members(value: Mapping[str, Any], path: str) -> Iterator[Issue]:
