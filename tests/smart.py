@@ -9,10 +9,11 @@ import base64
 import hashlib
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
@@ -39,7 +40,7 @@ from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables
 from gateway.store.base import Database, metadata, now
-from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, digest, new_id, new_secret
+from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, SigningKey, digest, new_id, new_secret
 from gateway.web import sign
 from gateway.web.pages import Pages
 from gateway.web.people import People, exception_handlers
@@ -62,6 +63,7 @@ TYPES = [
     "Patient",
     "Practitioner",
 ]
+SEALER = Sealer([b"k" * 32])
 PASSWORDS = Passwords(time_cost=1, memory=64)  # real argon2id, as cheap as it gets
 
 
@@ -104,7 +106,7 @@ class Smart:
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
         lifetimes = Lifetimes()
-        self.keys = SigningKeys(self.database, Sealer([b"k" * 32]), clock=self.clock)
+        self.keys = SigningKeys(self.database, SEALER, clock=self.clock)
         self.tokens = TokenDriver(self.database, public_url=PUBLIC_URL, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
         self.inspector = Inspector(self.database, self.tokens, public_url=PUBLIC_URL, **common)
         self.authorizations = Authorizations(self.database, public_url=PUBLIC_URL, types=TYPES, lifetimes=lifetimes, **common)
@@ -159,16 +161,24 @@ class Smart:
 
 
 @asynccontextmanager
-async def smart_server(url: str, **more: Any) -> AsyncIterator[Smart]:
-    """A server over an empty database: its tables are made here."""
+async def smart_server(url: str, **more: Any) -> AsyncGenerator[Smart]:
+    """A server over an empty database: its tables, and a signing key, are made here."""
     database = Database(url)
     async with database.engine.begin() as connection:
         tables = [oauth_tables.client.metadata.tables[name] for name in _tables()]
         await connection.run_sync(lambda sync: metadata.create_all(sync, tables=tables))
+        await rows.add_signing_key(connection, SigningKey(1, _signing_key(), now()))
     try:
         yield Smart(database, **more)
     finally:
         await database.close()
+
+
+@cache
+def _signing_key() -> bytes:
+    """One RSA key for all tests: making one takes as long as ten tests."""
+    key = jwk.RSAKey.generate_key(2048, {"kid": "test", "use": "sig", "alg": "RS256"}, private=True)
+    return SEALER.seal(json.dumps(key.as_dict(private=True)).encode(), b"signing-key:1")
 
 
 def _tables() -> list[str]:

@@ -91,6 +91,11 @@ async def put_client(connection: AsyncConnection, value: Client, origins: frozen
         await connection.execute(insert(t.client_origin).values(client_id=value.id, origin=origin))
 
 
+async def disable_client(connection: AsyncConnection, client_id: str, at: datetime) -> None:
+    """From the next request on, this client and all its tokens are refused."""
+    await connection.execute(update(t.client).where(t.client.c.id == client_id).values(disabled_at=at))
+
+
 async def origin_registered(connection: AsyncConnection, origin: str) -> bool:
     """Whether some client that is in use has a redirect URI on this web origin."""
     statement = (

@@ -1,0 +1,163 @@
+"""What may happen once happens once, however many ask at the same time. One suite over SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.errors import Unauthenticated
+from gateway.smart.server.authorize import Back, Page
+from gateway.smart.server.authorizer import At
+from gateway.smart.server.keys import SigningKeys
+from gateway.smart.server.launches import Wanted
+from gateway.smart.server.values import Caller
+from gateway.store import oauth as rows
+from gateway.store import oauth_tables as tables
+from gateway.store.oauth_rows import digest
+from tests import smart
+
+PARALLEL = 6
+SCOPE = "launch/patient offline_access patient/Observation.rs"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[smart.Smart]:
+    """A server with one app, one backend client and one person."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/store.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+    async with smart.smart_server(url) as found:
+        await found.public_app()
+        await found.person()
+        yield found
+
+
+async def at_once(http: httpx.AsyncClient, form: dict[str, str]) -> list[httpx.Response]:
+    return list(await asyncio.gather(*(smart.exchange(http, form) for _ in range(PARALLEL))))
+
+
+def statuses(responses: list[httpx.Response]) -> list[int]:
+    return sorted(response.status_code for response in responses)
+
+
+async def test_a_code_is_exchanged_once(server):
+    """ATK-O6, AUTHLIB-E8: at most one 200; the reuse that was seen ends the family, so no token is left."""
+    browser, pkce = smart.Browser(server.app()), smart.Pkce()
+    code = await smart.code_for(browser, smart.asking(scope=SCOPE, pkce=pkce))
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    found = await at_once(browser.http, form)
+    assert statuses(found) == [200] + [400] * (PARALLEL - 1)
+    token = next(response.json() for response in found if response.status_code == 200)
+    with pytest.raises(Unauthenticated):
+        await server.authenticator.principal("hapi", [f"Bearer {token['access_token']}"])
+    async with server.database.read() as connection:
+        issued = (await connection.execute(tables.access_token.select())).all()
+    assert len(issued) == 1
+
+
+async def test_a_refresh_token_is_rotated_once(server):
+    """ATK-O13: one 200 at most, and the family is over."""
+    browser = smart.Browser(server.app())
+    token = await smart.launch(browser, SCOPE)
+    form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
+    found = await at_once(browser.http, form)
+    assert statuses(found) == [200] + [400] * (PARALLEL - 1)
+    new = next(response.json() for response in found if response.status_code == 200)
+    assert (await smart.exchange(browser.http, form | {"refresh_token": new["refresh_token"]})).status_code == 400
+
+
+async def test_an_assertion_is_used_once(server):
+    """ATK-O23: the jti is consumed atomically."""
+    key = await server.backend()
+    found = await at_once(smart.Browser(server.app()).http, smart.asserted(key.assertion("lab", moment=server.clock())))
+    assert statuses(found) == [200] + [401] * (PARALLEL - 1)
+
+
+async def test_a_consent_is_answered_once(server):
+    """ATK-O17: one transaction, one code."""
+    at = await _at_consent(server, smart.asking(scope=SCOPE))
+    ticked = frozenset(SCOPE.split())
+    found = await asyncio.gather(*(server.authorizations.answer(at, ticked) for _ in range(PARALLEL)))
+    assert sum(isinstance(one, Back) and not one.error for one in found) == 1
+    assert sum(isinstance(one, Page) for one in found) == PARALLEL - 1
+    async with server.database.read() as connection:
+        assert len((await connection.execute(tables.code.select())).all()) == 1
+
+
+async def test_a_launch_is_used_once(server):
+    """ATK-O15: two transactions with the same handle end in one code; the other app hears invalid_request."""
+    created = await server.launches.create(Wanted("hapi", "app", "a"))
+    request = smart.asking(scope="launch patient/Observation.rs", launch=created.launch)
+    waiting = [await _at_consent(server, request) for _ in range(PARALLEL)]
+    ticked = frozenset({"patient/Observation.rs"})
+    found = await asyncio.gather(*(server.authorizations.answer(at, ticked) for at in waiting))
+    errors = sorted(one.error for one in found if isinstance(one, Back))
+    assert errors == ["", *["invalid_request"] * (PARALLEL - 1)]
+
+
+async def _at_consent(server: smart.Smart, request: dict[str, str]) -> At:
+    """Ann at the consent page."""
+    account = await server.accounts.named("ann")
+    assert account is not None
+    begun = await server.authorizations.begin("hapi", tuple(request.items()), browser="b" * 43, signed_in=False)
+    visitor = await server.sessions.current(await server.sessions.begin(account))
+    at = At("hapi", begun.handle, "b" * 43, visitor)
+    await server.authorizations.step(at)
+    return at
+
+
+async def test_processes_that_start_at_once_sign_with_one_key(server):
+    """The first to fill the slot wins; the others read what is there."""
+    async with server.database.write() as connection:
+        await connection.execute(tables.signing_key.delete())
+    many = [SigningKeys(server.database, smart.SEALER) for _ in range(4)]
+    keys = await asyncio.gather(*(one.signing() for one in many))
+    assert len({key["kid"] for key in keys}) == 1
+    assert (await many[0].public())["keys"][0]["kid"] == keys[0]["kid"]
+    assert "d" not in (await many[0].public())["keys"][0]
+    async with server.database.read() as connection:
+        (row,) = await rows.signing_keys(connection)
+    assert keys[0]["n"].encode() not in row.sealed
+
+
+async def test_attempts_at_once_all_count(server):
+    """A parallel guesser gets no more attempts than a patient one."""
+    from_one = [server.accounts.sign_in("ann", f"guess number {number}", Caller(address=f"192.0.2.{number}")) for number in range(14)]
+    found = [type(one).__name__ for one in await asyncio.gather(*from_one)]
+    assert (found.count("Wrong"), found.count("Locked")) == (10, 4)
+
+
+async def test_rows_come_back_as_they_were(server):
+    """Every kind of row survives the round trip on both stores, JSON and zones included."""
+    await server.backend(push={"mode": "deliver", "ehr": "hapi", "source_ehr": "other"})
+    account = await server.person("mum", fhir_user="Patient/m", patients=["kid"])
+    token = await smart.issue(server.database, client_id="app", scope="patient/*.rs", account=account, patient="kid")
+    async with server.database.read() as connection:
+        lab, app = await rows.client(connection, "lab"), await rows.client(connection, "app")
+        bearer = await rows.bearer(connection, digest(token))
+        assert await rows.origin_registered(connection, "https://app.test")
+    assert lab is not None
+    assert app is not None
+    assert bearer is not None
+    assert (lab.push, lab.redirect_uris, app.jwks) == ({"mode": "deliver", "ehr": "hapi", "source_ehr": "other"}, (), None)
+    assert lab.created_at == server.clock()
+    assert (bearer.account, bearer.client, bearer.grant.patient) == (account, app, "kid")
+    assert [one.patient for one in bearer.listed] == ["kid"]
+
+
+async def test_pruning_forgets_what_has_no_effect(server):
+    """Old rows go; what proves reuse stays as long as it is asked to."""
+    browser = smart.Browser(server.app())
+    token = await smart.launch(browser, SCOPE)
+    form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
+    second = (await smart.exchange(browser.http, form)).json()
+    server.clock.forward(7200)
+    moment = server.clock()
+    async with server.database.write() as connection:
+        await rows.prune(connection, now=moment, kept_until=moment.replace(year=moment.year - 1), idle_since=moment)
+        assert await rows.access_token(connection, digest(token["access_token"])) is None
+        assert await rows.refresh_token(connection, digest(token["refresh_token"])) is not None
+    assert (await smart.exchange(browser.http, form)).json()["error"] == "invalid_grant"
+    assert (await smart.exchange(browser.http, form | {"refresh_token": second["refresh_token"]})).json()["error"] == "invalid_grant"

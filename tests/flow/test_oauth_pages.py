@@ -1,0 +1,611 @@
+"""Sign-in, picker and consent in a browser: what a person sees, and what an attacker gets (section C1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+import pytest
+
+from gateway.smart.server.accounts import Attempts
+from gateway.smart.server.consent import CATEGORIES
+from gateway.smart.server.launches import Wanted
+from gateway.smart.server.sessions import SessionLives
+from gateway.store import oauth as rows
+from gateway.store.oauth_rows import digest
+from tests import smart
+
+CONSENT, PATIENT = "/auth/hapi/consent", "/auth/hapi/patient"
+
+
+@dataclass
+class Running:
+    server: smart.Smart
+
+    def browser(self, address: str = "192.0.2.1") -> smart.Browser:
+        return smart.Browser(self.server.app(), address=address)
+
+    async def at_consent(self, scope: str = "launch/patient patient/Observation.rs openid", username: str = "ann", **more: str) -> smart.Browser:
+        browser = self.browser()
+        await browser.authorize(smart.asking(scope=scope, **more))
+        await browser.sign_in(username)
+        return browser
+
+
+@pytest.fixture
+async def running(tmp_path) -> AsyncIterator[Running]:
+    async with smart.smart_server(f"sqlite+aiosqlite:///{tmp_path}/store.db", attempts=Attempts(3, 8)) as server:
+        await server.public_app()
+        await server.person()
+        await server.person("mum", fhir_user="Patient/m", patients=["kid", "kid2"])
+        await server.person("doc", fhir_user="Practitioner/d", patients=["a", "kid"])
+        await server.person("new-doc", fhir_user="Practitioner/n")
+        await server.person("far", fhir_user="Patient/a", ehr="other")
+        yield Running(server)
+
+
+def no_code(browser: smart.Browser) -> None:
+    """The browser never left with a code."""
+    assert "code" not in browser.answer
+
+
+def fields_of(browser: smart.Browser, action: str) -> dict[str, str]:
+    return dict(smart.Form(browser.page.text).to(action))
+
+
+async def test_errors_before_the_redirect_is_known_are_pages(running):
+    """ATK-O1, O2: an HTML page with 400, and no Location."""
+    browser = running.browser()
+    for changes in ({"redirect_uri": "https://evil.test/"}, {"client_id": "nobody"}, {"redirect_uri": "https://app.test\\@evil.test/"}):
+        response = await browser.http.get("/auth/hapi/authorize", params=smart.asking(**changes))
+        assert response.status_code == 400
+        assert "location" not in response.headers
+        assert "evil" not in response.text
+    assert (await browser.http.get("/auth/nowhere/authorize", params=smart.asking())).status_code == 404
+    assert (await browser.http.put("/auth/hapi/authorize")).status_code == 405
+    assert (await browser.http.get("/auth/hapi/authorize?%FF=1")).status_code == 400
+    assert (await browser.http.post("/auth/hapi/authorize", json=smart.asking())).status_code == 400
+
+
+async def test_requests_may_be_posted(running):
+    """HL7@49: the same parameters as a form; what is said in both places is said twice."""
+    browser = running.browser()
+    await browser.post("/auth/hapi/authorize", smart.asking().items())
+    assert browser.page.request.url.path == "/signin"
+    await browser.sign_in()
+    await browser.allow()
+    assert browser.answer["code"]
+    twice = await running.browser().post(f"/auth/hapi/authorize?{urlencode(smart.asking())}", smart.asking().items())
+    assert twice.status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/signin", "/signout", CONSENT, "/auth/hapi/authorize"])
+async def test_every_page_has_its_guards(running, path):
+    """ATK-O18, O34: no framing, no referrer, no storage, nothing inline."""
+    response = await running.browser().http.get(path)
+    headers = response.headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert (headers["x-frame-options"], headers["referrer-policy"], headers["x-content-type-options"]) == ("DENY", "no-referrer", "nosniff")
+    assert "no-store" in headers["cache-control"]
+    assert not re.search(r"<script|style=|\son\w+=", response.text)
+
+
+async def test_redirects_are_not_stored_and_are_303(running):
+    """ATK-O34: after a form comes a GET, so no form is posted on to the app."""
+    browser = await running.at_consent()
+    fields = smart.Form(browser.page.text).to(CONSENT)
+    response = await browser.http.post(CONSENT, data={**dict(fields), "decision": "allow"})
+    assert response.status_code == 303
+    assert (response.headers["referrer-policy"], response.headers["cache-control"]) == ("no-referrer", "no-store")
+    signing = running.browser()
+    await signing.get("/signin")
+    form = fields_of(signing, "/signin") | {"username": "ann", "password": smart.PASSWORD}
+    assert (await signing.http.post("/signin", data=form)).status_code == 303
+
+
+async def test_the_app_may_be_redirected_to_from_forms(running):
+    """Browsers apply form-action to redirects too: the app's origin is in it, and only on these pages."""
+    browser = await running.at_consent()
+    assert "form-action 'self' https://app.test;" in browser.page.headers["content-security-policy"]
+    assert "app.test" not in (await running.browser().get("/signin")).headers["content-security-policy"]
+
+
+async def test_cookies_are_guarded(running):
+    """ATK-O18: HttpOnly, SameSite, Secure, for this host alone."""
+    browser = running.browser()
+    await browser.get("/signin")
+    form = fields_of(browser, "/signin") | {"username": "ann", "password": smart.PASSWORD}
+    before = await running.browser().http.get("/signin")
+    for response in (before, await browser.http.post("/signin", data=form)):
+        for cookie in response.headers.get_list("set-cookie"):
+            assert cookie.startswith("__Host-gw_")
+            assert {"HttpOnly", "SameSite=lax", "Secure", "Path=/"} <= {part.strip() for part in cookie.split(";")}
+
+
+async def test_the_browser_that_began_goes_on(running):
+    """ATK-O17: the handle in another browser, or without its cookie, is worth nothing."""
+    victim, attacker = running.browser(), running.browser()
+    await attacker.authorize(smart.asking())
+    link = str(attacker.page.request.url)
+    await victim.get(link)
+    assert victim.page.status_code == 400
+    signed = await running.at_consent()
+    stolen = await victim.get(str(signed.page.request.url))
+    assert (stolen.status_code, stolen.request.url.path) == (400, CONSENT)
+    assert "app &amp; Co" not in stolen.text
+
+
+@pytest.mark.parametrize("csrf", [None, "", "wrong", "of-another-session"])
+async def test_forms_need_their_token(running, csrf):
+    """ATK-O17: sign-in (login CSRF), picker, consent and sign-out; another session's token is as good as none."""
+    other = await running.at_consent()
+    token = fields_of(other, CONSENT)["csrf"] if csrf == "of-another-session" else csrf
+    change = {} if token is None else {"csrf": token}
+    browser = running.browser()
+    await browser.get("/signin")
+    refused = await browser.submit("/signin", without=["csrf"], username="ann", password=smart.PASSWORD, **change)
+    assert refused.status_code == 403
+    assert "__Host-gw_session" not in browser.http.cookies
+    browser = await running.at_consent()
+    page = browser.page
+    for action in (CONSENT, "/signout"):
+        browser.page = page if action == CONSENT else await browser.get("/signout")
+        refused = await browser.submit(action, without=["csrf"], decision="allow", **change)
+        assert refused.status_code == 403
+        no_code(browser)
+    assert (await browser.post(PATIENT, [("patient", "a"), *change.items()])).status_code == 403
+
+
+async def test_without_cookies_no_form_counts(running):
+    """ATK-O17: a cross-site POST comes without them (SameSite)."""
+    browser = await running.at_consent()
+    fields = smart.Form(browser.page.text).to(CONSENT)
+    bare = running.browser()
+    for action in (CONSENT, PATIENT, "/auth/hapi/cancel", "/signin"):
+        response = await bare.post(action, [*fields, ("decision", "allow"), ("username", "ann"), ("password", smart.PASSWORD)])
+        assert response.status_code == 403
+        no_code(bare)
+
+
+async def test_another_transaction_of_the_same_browser_is_another(running):
+    """Two apps in two tabs do not disturb each other, and each handle ends once."""
+    browser = await running.at_consent(state="one")
+    first = browser.page
+    await browser.authorize(smart.asking(state="two"))
+    second = browser.page
+    assert second.request.url.path == CONSENT
+    browser.page = first
+    await browser.allow()
+    assert browser.answer["state"] == "one"
+    browser.page = second
+    await browser.allow()
+    assert browser.answer["state"] == "two"
+
+
+async def test_consent_counts_once(running):
+    """ATK-O17: the form sent again gives no second code."""
+    browser = await running.at_consent()
+    page = browser.page
+    await browser.allow()
+    assert browser.answer["code"]
+    browser.page, browser.left_to = page, ""
+    again = await browser.allow()
+    assert again.status_code == 400
+    no_code(browser)
+
+
+async def test_denial_goes_back(running):
+    """access_denied with the state; Cancel on the sign-in page says the same."""
+    browser = await running.at_consent()
+    await browser.deny()
+    assert (browser.answer["error"], browser.answer["state"], browser.answer["iss"]) == ("access_denied", "st-1", smart.BASE)
+    browser = running.browser()
+    await browser.authorize(smart.asking())
+    await browser.submit("/auth/hapi/cancel")
+    assert browser.answer["error"] == "access_denied"
+
+
+async def test_nothing_ticked_is_a_denial(running):
+    """An app that would get nothing hears access_denied."""
+    browser = await running.at_consent()
+    await browser.allow(["launch/patient"])
+    assert browser.answer["error"] == "access_denied"
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["patient/Observation.cruds", "system/*.cruds", "patient/Condition.rs", "patient/Observation.rs?category=http://x|y", "launch", "<script>"],
+)
+async def test_a_tampered_consent_is_refused(running, scope):
+    """ATK-O16: nothing beyond the request is ever granted."""
+    browser = await running.at_consent()
+    refused = await browser.allow(["launch/patient", "patient/Observation.rs", scope])
+    assert refused.status_code == 403
+    no_code(browser)
+
+
+async def test_consent_grants_what_is_ticked(running):
+    """A6.43: the token says so."""
+    scope = "launch/patient patient/Observation.rs patient/Condition.rs patient/Patient.r"
+    token = await _token(running, scope, ["launch/patient", "patient/Patient.r"])
+    assert token["scope"] == "launch/patient patient/Patient.r"
+    assert token["patient"] == "a"
+
+
+async def test_categories_become_granular_scopes(running):
+    """A10.60: chosen sub-choices come back instead of the whole."""
+    laboratory, problems = CATEGORIES["Observation"]["Laboratory"], CATEGORIES["Condition"]["Problem List"]
+    scope = "launch/patient patient/Condition.rs patient/Observation.rs patient/Patient.rs"
+    parts = [f"patient/Condition.rs?category={problems}", f"patient/Observation.rs?category={laboratory}"]
+    token = await _token(running, scope, [*scope.split(), *parts])
+    assert token["scope"].split() == ["launch/patient", *parts, "patient/Patient.rs"]
+
+
+async def _token(running: Running, scope: str, ticked: list[str]) -> dict[str, str]:
+    browser, pkce = running.browser(), smart.Pkce()
+    code = await smart.code_for(browser, smart.asking(scope=scope, pkce=pkce), scopes=ticked)
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    return (await smart.exchange(browser.http, form)).json()
+
+
+async def test_the_consent_page_says_what_it_is_about(running):
+    """A17: one switch for each scope in words, whose record, and that access goes on when it does."""
+    browser = await running.at_consent("launch/patient patient/Observation.rs patient/Patient.r offline_access openid")
+    text = browser.page.text
+    boxes = smart.Form(text).boxes
+    assert [value for _, value in boxes if "?" not in value] == [
+        "patient/Observation.rs",
+        "patient/Patient.r",
+        "launch/patient",
+        "offline_access",
+        "openid",
+    ]
+    assert len([value for _, value in boxes if "?" in value]) == 6
+    assert "while you are not signed in" in text
+    assert "Ann" in text
+    without = await running.at_consent()
+    assert "while you are not signed in" not in without.page.text
+
+
+async def test_what_an_app_calls_itself_is_text(running):
+    """ATK-O16: XSS by client_name, state and scope."""
+    await running.server.public_app("xss", client_name="<script>alert(1)</script>")
+    browser = running.browser()
+    state = '"><script>alert(2)</script>'
+    await browser.authorize(smart.asking("xss", f"patient/Observation.rs?category=<script>|x launch/patient {state}", state=state))
+    assert "<script" not in browser.page.text
+    await browser.sign_in()
+    assert browser.page.request.url.path == CONSENT
+    assert "<script" not in browser.page.text
+    await browser.deny()
+    assert browser.answer["state"] == state
+
+
+async def test_picker_for_several_patients(running):
+    """A patient scope needs a patient in context; she chooses whose record it is, and may choose again."""
+    browser = await running.at_consent(username="mum")
+    assert browser.page.request.url.path == PATIENT
+    assert [value for _, value in smart.Form(browser.page.text).boxes] == ["m", "kid", "kid2"]
+    await browser.pick("kid2")
+    assert "Record of kid2" in browser.page.text
+    await browser.get(f"{PATIENT}?{urlencode({'transaction': fields_of(browser, CONSENT)['transaction']})}")
+    await browser.pick("kid")
+    await browser.allow()
+    async with running.server.database.read() as connection:
+        code = await rows.code(connection, digest(browser.answer["code"]))
+        assert code is not None
+        grant = await rows.grant(connection, code.grant_id)
+    assert grant is not None
+    assert (grant.patient, grant.context) == ("kid", "picked")
+
+
+@pytest.mark.parametrize("patient", ["a", "", "kid,a", "../a", "Patient/kid"])
+async def test_only_her_patients_can_be_picked(running, patient):
+    """ATK-O16: a foreign patient in the form."""
+    browser = await running.at_consent(username="mum")
+    assert (await browser.pick(patient)).status_code == 403
+    no_code(browser)
+
+
+async def test_the_patient_is_checked_again_at_the_end(running):
+    """ATK-O16, F23: the relationship ended between picker and consent."""
+    browser = await running.at_consent(username="mum")
+    await browser.pick("kid")
+    account = await running.server.accounts.named("mum")
+    async with running.server.database.write() as connection:
+        await rows.set_listed(connection, account.id, ())
+    refused = await browser.allow()
+    assert refused.status_code == 403
+    no_code(browser)
+
+
+async def test_staff_picks_from_the_list(running):
+    """A practitioner chooses among listed patients, and without any hears access_denied."""
+    browser = await running.at_consent(username="doc")
+    assert [value for _, value in smart.Form(browser.page.text).boxes] == ["a", "kid"]
+    browser = await running.at_consent(username="new-doc")
+    assert browser.answer["error"] == "access_denied"
+
+
+async def test_no_patient_is_asked_for_when_none_is_needed(running):
+    """user/ scopes and identity alone need no patient."""
+    browser = await running.at_consent("openid user/Observation.rs", username="mum")
+    assert browser.page.request.url.path == CONSENT
+    await browser.allow()
+    assert browser.answer["code"]
+
+
+async def test_session_is_new_at_each_sign_in(running):
+    """ATK-O19: what the browser had before, planted or not, is worth nothing afterwards."""
+    browser = running.browser()
+    browser.http.cookies.set("__Host-gw_session", "x" * 43, domain="gateway.test")
+    await browser.get("/signin")
+    await browser.sign_in()
+    first = _session(browser)
+    assert first != "x" * 43
+    assert await running.server.sessions.current(first)
+    running.server.clock.forward(1)
+    await browser.authorize(smart.asking(prompt="login"))
+    await browser.sign_in()
+    second = _session(browser)
+    assert second != first
+    assert await running.server.sessions.current(first) is None
+
+
+def _session(browser: smart.Browser) -> str:
+    return next(cookie.value or "" for cookie in reversed(list(browser.http.cookies.jar)) if cookie.name == "__Host-gw_session")
+
+
+async def test_sessions_end(running):
+    """F43: idle for 15 minutes, 12 hours at most, at sign-out, when the account is closed."""
+    account, sessions, clock = await running.server.accounts.named("ann"), running.server.sessions, running.server.clock
+    secret = await sessions.begin(account)
+    clock.forward(14 * 60)
+    assert await sessions.current(secret)
+    clock.forward(15 * 60)
+    assert await sessions.current(secret) is None
+    secret = await sessions.begin(account)
+    for _ in range(SessionLives().absolute // 600 - 1):
+        clock.forward(600)
+        assert await sessions.current(secret)
+    clock.forward(600)
+    assert await sessions.current(secret) is None
+    browser = running.browser()
+    await browser.get("/signin")
+    await browser.sign_in()
+    secret = _session(browser)
+    await browser.get("/signout")
+    await browser.submit("/signout")
+    assert "You are signed out" in browser.page.text
+    assert await sessions.current(secret) is None
+    secret = await sessions.begin(account)
+    await running.server.accounts.disable(account)
+    assert await sessions.current(secret) is None
+    assert await sessions.current("") is None
+    assert await sessions.current("unknown") is None
+
+
+async def test_a_link_signs_nobody_out(running):
+    """GET shows the button only."""
+    browser = running.browser()
+    await browser.get("/signin")
+    await browser.sign_in()
+    page = await browser.get("/signout")
+    assert "Sign out?" in page.text
+    assert await running.server.sessions.current(_session(browser))
+
+
+async def test_wrong_name_and_wrong_password_are_alike(running):
+    """C1, user enumeration: the same status, the same page but for the name that was typed."""
+    pages = []
+    for name, password in (("ann", "wrong password"), ("nobody", "wrong password"), ("nobody", smart.PASSWORD)):
+        browser = running.browser()
+        await browser.get("/signin")
+        response = await browser.sign_in(name, password)
+        csrf = fields_of(browser, "/signin")["csrf"]
+        pages.append((response.status_code, response.text.replace(csrf, "").replace(name, "")))
+        assert "__Host-gw_session" not in browser.http.cookies
+    assert pages[0] == pages[1] == pages[2]
+    assert pages[0][0] == 403
+
+
+async def test_too_many_attempts_lock_a_name(running):
+    """C1, brute force: 429 with Retry-After, for known and unknown names alike, the right password included; then it opens again."""
+    for name in ("ann", "nobody"):
+        browser = running.browser(f"192.0.2.{len(name)}")
+        for attempt in range(4):
+            await browser.get("/signin")
+            response = await browser.sign_in(name.upper() if attempt % 2 else name, "wrong password")
+        assert response.status_code == 429
+        assert 890 <= int(response.headers["retry-after"]) <= 901
+        assert "Too many attempts" in response.text
+        await browser.get("/signin")
+        assert (await browser.sign_in(name)).status_code == 429
+    running.server.clock.forward(901)
+    browser = running.browser("192.0.2.3")
+    await browser.get("/signin")
+    assert (await browser.sign_in()).status_code != 429
+
+
+async def test_too_many_attempts_lock_an_address(running):
+    """C1: one address trying many names; another address is not disturbed, and success gives the attacker nothing back."""
+    for number in range(8):
+        browser = running.browser("2001:db8::1")
+        await browser.get("/signin")
+        await browser.sign_in(f"name{number}", "wrong password")
+    browser = running.browser("2001:db8::ffff")  # the same subscriber
+    await browser.get("/signin")
+    assert (await browser.sign_in()).status_code == 429
+    browser = running.browser("2001:db8:0:1::1")
+    await browser.get("/signin")
+    assert (await browser.sign_in()).status_code != 429
+
+
+async def test_success_is_not_counted(running):
+    """A clinic behind one address signs in as often as it likes."""
+    for _ in range(12):
+        browser = running.browser()
+        await browser.get("/signin")
+        assert (await browser.sign_in()).status_code != 429
+
+
+async def test_no_name_or_password_is_recorded(running):
+    """Audit records say that somebody failed, never with what."""
+    browser = running.browser()
+    await browser.get("/signin")
+    await browser.sign_in("secret-name", "secret-password")
+    (record,) = [one for one in running.server.records if one.action == "login"]
+    assert (record.status, record.reason, record.outcome, record.address) == (403, "sign-in-wrong", "4", "192.0.2.1")
+    assert "secret" not in repr(record)
+
+
+@pytest.mark.parametrize("path", ["//evil.test", "https://evil.test", "/\\evil.test", "/%0d%0aX:y"])
+async def test_sign_in_never_leads_elsewhere(running, path):
+    """C1, open redirect."""
+    browser = running.browser()
+    await browser.get("/signin", next=path)
+    form = fields_of(browser, "/signin") | {"username": "ann", "password": smart.PASSWORD, "next": path}
+    response = await browser.http.post("/signin", data=form)
+    assert response.headers["location"] == "/portal/"
+
+
+async def test_sign_in_leads_where_she_wanted(running):
+    """The page of the portal that asked."""
+    browser = running.browser()
+    await browser.get("/signin", next="/portal/results?page=2")
+    form = fields_of(browser, "/signin") | {"username": "ann", "password": smart.PASSWORD}
+    assert (await browser.http.post("/signin", data=form)).headers["location"] == "/portal/results?page=2"
+    browser = running.browser()
+    await browser.get("/signin")
+    await browser.sign_in()
+    assert (await browser.http.get("/signin?next=/portal/x")).headers["location"] == "/portal/x"
+
+
+async def test_prompt_none_and_login(running):
+    """ATK-O21: no page with prompt=none; prompt=login asks again although she is signed in."""
+    browser = running.browser()
+    await browser.authorize(smart.asking(prompt="none"))
+    assert (browser.answer["error"], browser.answer["state"]) == ("login_required", "st-1")
+    await browser.get("/signin")
+    await browser.sign_in()
+    await browser.authorize(smart.asking(prompt="none"))
+    assert browser.answer["error"] == "consent_required"
+    await browser.authorize(smart.asking())
+    assert browser.page.request.url.path == CONSENT
+    running.server.clock.forward(5)
+    await browser.authorize(smart.asking(prompt="login"))
+    assert browser.page.request.url.path == "/signin"
+    await browser.sign_in()
+    assert browser.page.request.url.path == CONSENT
+
+
+async def test_accounts_of_another_ehr_do_not_count(running):
+    """Each EHR has its own people."""
+    browser = await running.at_consent(username="far")
+    assert browser.page.request.url.path == "/signin"
+    assert "no record where this app asks" in browser.page.text
+    await browser.sign_in("ann")
+    await browser.allow()
+    assert browser.answer["code"]
+
+
+async def test_transactions_grow_old(running):
+    """After ten minutes the person starts again from the app."""
+    browser = await running.at_consent()
+    running.server.clock.forward(600)
+    refused = await browser.allow()
+    assert refused.status_code == 400
+    no_code(browser)
+
+
+async def test_a_client_disabled_meanwhile_gets_nothing(running):
+    """The request is judged again at the end."""
+    browser = await running.at_consent()
+    async with running.server.database.write() as connection:
+        await rows.disable_client(connection, "app", running.server.clock())
+    assert (await browser.allow()).status_code == 400
+    no_code(browser)
+
+
+async def test_forwarded_headers_change_nothing(running):
+    """ATK-O31: issuer and addresses are from the configuration."""
+    poison = {"X-Forwarded-Host": "evil.test", "X-Forwarded-Proto": "http", "Forwarded": "host=evil.test", "Host": "evil.test"}
+    response = await running.browser().http.get("/auth/hapi/authorize", params=smart.asking(scope="email"), headers=poison)
+    assert "iss=https%3A%2F%2Fgateway.test%2Ffhir%2Fhapi" in response.headers["location"]
+    response = await running.browser().http.get("/auth/hapi/authorize", params=smart.asking(), headers=poison)
+    assert response.headers["location"].startswith("/auth/hapi/consent?")
+
+
+async def test_ehr_launch(running):
+    """A5: the handle brings patient, encounter and banner, works once, and the code carries them."""
+    await running.server.person("nurse", fhir_user="Practitioner/x")
+    created = await running.server.launches.create(Wanted("hapi", "app", "zed", "enc-1", need_patient_banner=False))
+    assert created.url.startswith("https://app.test/launch?iss=https%3A%2F%2Fgateway.test%2Ffhir%2Fhapi&launch=")
+    scope = "launch openid fhirUser offline_access user/Observation.rs patient/Patient.rs"
+    browser, pkce = running.browser(), smart.Pkce()
+    code = await smart.code_for(browser, smart.asking(scope=scope, pkce=pkce, launch=created.launch), username="nurse")
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    token = (await smart.exchange(browser.http, form)).json()
+    assert (token["patient"], token["encounter"], token["need_patient_banner"], token["scope"]) == ("zed", "enc-1", False, scope)
+    browser.left_to = ""
+    await browser.authorize(smart.asking(scope=scope, launch=created.launch))
+    assert browser.answer["error"] == "invalid_request"
+    introspected = await browser.http.post("/auth/hapi/introspect", data={"token": token["access_token"]}, headers=_bearer(token))
+    assert (introspected.json()["patient"], introspected.json()["encounter"]) == ("zed", "enc-1")
+
+
+def _bearer(token: dict[str, str]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token['access_token']}"}
+
+
+async def test_a_launch_belongs_to_its_user(running):
+    """ATK-O15: another person signed in is asked to sign in as the one it was made for."""
+    created = await running.server.launches.create(Wanted("hapi", "app", "a", username="doc"))
+    browser = running.browser()
+    await browser.authorize(smart.asking(scope="launch patient/Observation.rs", launch=created.launch))
+    await browser.sign_in("new-doc")
+    assert "started for somebody else" in browser.page.text
+    await browser.sign_in("doc")
+    await browser.allow()
+    assert browser.answer["code"]
+
+
+async def test_a_patient_cannot_use_a_launch_for_another_patient(running):
+    """ATK-O15: an open launch is no way into a record that is not hers."""
+    created = await running.server.launches.create(Wanted("hapi", "app", "kid"))
+    for scope in ("launch patient/Observation.rs", "launch user/Observation.rs"):
+        browser = running.browser()
+        await browser.authorize(smart.asking(scope=scope, launch=created.launch))
+        await browser.sign_in("ann")
+        assert browser.answer["error"] == "access_denied"
+
+
+async def test_a_launch_fixes_the_patient(running):
+    """The picker's form does not change it."""
+    created = await running.server.launches.create(Wanted("hapi", "app", "kid"))
+    browser = running.browser()
+    await browser.authorize(smart.asking(scope="launch patient/Observation.rs", launch=created.launch))
+    await browser.sign_in("doc")
+    handle, csrf = fields_of(browser, CONSENT)["transaction"], fields_of(browser, CONSENT)["csrf"]
+    page = browser.page
+    assert (await browser.post(PATIENT, [("transaction", handle), ("csrf", csrf), ("patient", "a")])).status_code == 403
+    browser.page = page
+    await browser.allow()
+    async with running.server.database.read() as connection:
+        code = await rows.code(connection, digest(browser.answer["code"]))
+        assert code is not None
+        grant = await rows.grant(connection, code.grant_id)
+    assert grant is not None
+    assert (grant.patient, grant.context) == ("kid", "launch")
+
+
+async def test_launches_grow_old(running):
+    """ATK-O15: five minutes from the EHR to the authorization request."""
+    created = await running.server.launches.create(Wanted("hapi", "app", "a"))
+    running.server.clock.forward(300)
+    browser = running.browser()
+    await browser.authorize(smart.asking(scope="launch patient/Observation.rs", launch=created.launch))
+    assert browser.answer["error"] == "invalid_request"

@@ -1,0 +1,402 @@
+"""The token endpoint under attack: codes, refresh tokens, client authentication, introspection, revocation (section C2)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.errors import Unauthenticated
+from gateway.smart.server.values import Caller
+from gateway.store import oauth as rows
+from gateway.store.oauth_rows import digest
+from tests import smart
+
+SCOPE = "launch/patient openid fhirUser offline_access patient/Observation.rs patient/Patient.r"
+BASIC = ("web", "secret-of-web")
+
+
+@dataclass
+class Running:
+    """A server, a browser with Ann's clients registered, and ways to get what the tests attack."""
+
+    server: smart.Smart
+    browser: smart.Browser
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        return self.browser.http
+
+    async def code(self, client_id: str = "web", scope: str = SCOPE) -> dict[str, str]:
+        """The form that exchanges a new code."""
+        pkce = smart.Pkce()
+        code = await smart.code_for(self.browser, smart.asking(client_id, scope, pkce))
+        return {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier}
+
+    async def post(self, form: dict[str, str], auth: Any = BASIC, **more: Any) -> httpx.Response:
+        return await smart.exchange(self.http, form, auth=auth, **more)
+
+    async def tokens(self) -> dict[str, Any]:
+        response = await self.post(await self.code())
+        assert response.status_code == 200
+        return response.json()
+
+    async def counts(self, token: str) -> bool:
+        """Whether an access token counts at the FHIR facade."""
+        try:
+            await self.server.authenticator.principal("hapi", [f"Bearer {token}"])
+        except Unauthenticated:
+            return False
+        return True
+
+
+@pytest.fixture
+async def running(tmp_path) -> AsyncIterator[Running]:
+    async with smart.smart_server(f"sqlite+aiosqlite:///{tmp_path}/store.db") as server:
+        await server.secret_app()
+        await server.secret_app("other-web")
+        await server.public_app()
+        await server.person()
+        yield Running(server, smart.Browser(server.app()))
+
+
+def error(response: httpx.Response) -> str:
+    """The OAuth error of a refusal; the body is JSON and never the framework's."""
+    body = response.json()
+    assert "detail" not in body
+    assert "no-store" in response.headers["cache-control"]
+    return body["error"]
+
+
+async def test_a_code_works_once(running):
+    """ATK-O6: the second use is refused and ends every token of the first."""
+    form = await running.code()
+    first = (await running.post(form)).json()
+    assert await running.counts(first["access_token"])
+    second = await running.post(form)
+    assert (second.status_code, error(second)) == (400, "invalid_grant")
+    assert not await running.counts(first["access_token"])
+    refresh = await running.post({"grant_type": "refresh_token", "refresh_token": first["refresh_token"]})
+    assert error(refresh) == "invalid_grant"
+
+
+async def test_a_code_is_bound_to_its_client(running):
+    """ATK-O7: another client's attempt is refused, and does not cost the owner her code."""
+    form = await running.code()
+    assert error(await running.post(form, auth=("other-web", "secret-of-other-web"))) == "invalid_grant"
+    assert (await running.post(form)).status_code == 200
+
+
+@pytest.mark.parametrize("uri", ["https://evil.test/cb", "https://app.test/cb/", ""])
+async def test_a_code_is_bound_to_its_redirect(running, uri):
+    """ATK-O8: another or a missing redirect_uri."""
+    form = await running.code() | {"redirect_uri": uri}
+    assert error(await running.post(form)) in ("invalid_grant", "invalid_request")
+
+
+async def test_a_code_lives_a_minute(running):
+    """ATK-O9."""
+    form = await running.code()
+    running.server.clock.forward(60)
+    assert error(await running.post(form)) == "invalid_grant"
+
+
+@pytest.mark.parametrize("verifier", [None, "", "   ", "x" * 43, "short", "challenge"])
+async def test_the_verifier_is_always_checked(running, verifier):
+    """ATK-O5, A9.51-54, AUTHLIB-E5: missing, blank, wrong, or the challenge itself (plain)."""
+    pkce = smart.Pkce()
+    code = await smart.code_for(running.browser, smart.asking("web", SCOPE, pkce))
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP}
+    sent = pkce.challenge if verifier == "challenge" else verifier
+    response = await running.post(form | ({} if sent is None else {"code_verifier": sent}))
+    assert response.status_code == 400
+    assert error(response) in ("invalid_grant", "invalid_request")
+    assert (await running.post(form | {"code_verifier": pkce.verifier})).status_code == 200
+
+
+async def test_bad_code_and_bad_client(running):
+    """A9.50."""
+    form = await running.code()
+    assert (await running.post(form | {"code": "BAD_CODE"})).status_code == 400
+    assert (await running.post(form, auth=("BAD_CLIENT_ID", "x"))).status_code == 401
+
+
+async def test_confidential_clients_prove_themselves(running):
+    """ATK-O10: no secret, a wrong one, one in the address, or two ways at once."""
+    form = await running.code()
+    for auth, more in (
+        (None, {"client_id": "web"}),
+        (("web", "wrong"), {}),
+        (("web", ""), {}),
+        (None, {"client_id": "web", "client_secret": "wrong"}),
+        (BASIC, {"client_id": "other-web"}),
+    ):
+        response = await running.post(form | more, auth=auth)
+        assert (response.status_code, error(response)) == (401, "invalid_client")
+        assert response.headers["www-authenticate"].startswith("Basic ")
+    response = await running.http.post("/auth/hapi/token?client_id=web&client_secret=secret-of-web", data=form)
+    assert (response.status_code, error(response)) == (401, "invalid_client")
+    both = await running.post(form | {"client_id": "web", "client_secret": "secret-of-web"})
+    assert both.status_code == 400
+
+
+async def test_secret_by_post_and_encoded_basic_count(running):
+    """B: Python fhirclient sends Basic and client_id together; secrets may be form-encoded or not (RFC 6749 section 2.3.1)."""
+    assert (await running.post(await running.code() | {"client_id": "web"})).status_code == 200
+    assert (await running.post(await running.code() | {"client_id": "web", "client_secret": "secret-of-web"}, auth=None)).status_code == 200
+    await running.server.secret_app("odd", client_secret="a%2Bb c+d:e")
+    raw = base64.b64encode(b"odd:a%2Bb c+d:e").decode()
+    encoded = base64.b64encode(b"odd:a%252Bb+c%2Bd%3Ae").decode()
+    for value in (raw, encoded):
+        response = await running.post(await running.code("odd"), auth=None, headers={"Authorization": f"Basic {value}"})
+        assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("form", "code"),
+    [
+        ({"grant_type": "password", "username": "ann", "password": "x"}, "unsupported_grant_type"),
+        ({"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange"}, "unsupported_grant_type"),
+        ({"grant_type": "not_a_grant_type"}, "unsupported_grant_type"),
+        ({"grant_type": ""}, "invalid_request"),
+        ({"scope": "x"}, "invalid_request"),
+        ({"grant_type": "authorization_code"}, "invalid_request"),
+        ({"grant_type": "refresh_token"}, "invalid_request"),
+    ],
+)
+async def test_other_grants_are_not_offered(running, form, code):
+    """ATK-O11."""
+    response = await running.post(form)
+    assert (response.status_code, error(response)) == (400, code)
+
+
+@pytest.mark.parametrize("endpoint", ["token", "introspect", "revoke"])
+async def test_only_form_posts(running, endpoint):
+    """ATK-O11, O25: 405 for other methods, 415 for other media, 400 for what is said twice; OAuth JSON each time."""
+    http, path = running.http, f"/auth/hapi/{endpoint}"
+    for method in ("GET", "PUT", "DELETE", "PATCH"):
+        response = await http.request(method, path)
+        assert (response.status_code, response.headers["allow"]) == (405, "POST, OPTIONS")
+        assert error(response) == "invalid_request"
+    assert (await http.head(path)).status_code == 405
+    response = await http.post(path, json={"grant_type": "client_credentials"})
+    assert (response.status_code, error(response)) == (415, "invalid_request")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for body in ("token=a&token=b&grant_type=x&grant_type=x", "%FF=%FF", "a=b&c", "x" * 70_000):
+        response = await http.post(path, content=body, headers=form, auth=BASIC)
+        assert response.status_code in (400, 413)
+        assert error(response) == "invalid_request"
+    assert error(await http.post("/auth/nowhere/token", data={"grant_type": "x"})) == "invalid_request"
+
+
+async def test_browsers_of_registered_apps_may_call(running):
+    """ATK-O29, A2.17: their origin and no other, never with credentials."""
+    good = await running.http.options("/auth/hapi/token", headers={"Origin": "https://app.test", "Access-Control-Request-Method": "POST"})
+    assert good.headers["access-control-allow-origin"] == "https://app.test"
+    assert (await running.post(await running.code(), headers={"Origin": "https://app.test"})).headers[
+        "access-control-allow-origin"
+    ] == "https://app.test"
+    for origin in ("null", "https://evil.test", "https://app.test.evil.test", "http://app.test", "https://app.test:8443"):
+        response = await running.http.options("/auth/hapi/token", headers={"Origin": origin})
+        assert "access-control-allow-origin" not in response.headers
+    assert "access-control-allow-credentials" not in good.headers
+    assert "access-control-allow-origin" not in (await running.http.options("/auth/hapi/authorize", headers={"Origin": "https://app.test"})).headers
+
+
+async def test_public_documents(running):
+    """A5.40, A3.25: style and keys are readable from anywhere, and the keys are public ones."""
+    style = await running.http.get("/auth/smart-style.json", headers={"Origin": "https://anywhere.test"})
+    assert style.json()["color_text"]
+    assert style.headers["access-control-allow-origin"] == "*"
+    keys = (await running.http.get("/auth/hapi/jwks")).json()["keys"]
+    assert [set(key) for key in keys] == [{"kty", "n", "e", "kid", "use", "alg"}]
+    assert (await running.http.get("/auth/nowhere/jwks")).status_code == 404
+    assert (await running.http.post("/auth/hapi/jwks")).status_code == 405
+
+
+async def test_refresh_rotates_and_reuse_ends_the_family(running):
+    """ATK-O13, AUTHLIB-E7: an old refresh token is proof of theft."""
+    first = await running.tokens()
+    second = (await running.post({"grant_type": "refresh_token", "refresh_token": first["refresh_token"]})).json()
+    assert await running.counts(second["access_token"])
+    reused = await running.post({"grant_type": "refresh_token", "refresh_token": first["refresh_token"]})
+    assert (reused.status_code, error(reused)) == (400, "invalid_grant")
+    assert not await running.counts(second["access_token"])
+    assert error(await running.post({"grant_type": "refresh_token", "refresh_token": second["refresh_token"]})) == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "scope", ["patient/Observation.cruds", "patient/*.rs", "patient/Observation.rs patient/Condition.rs", "user/Observation.rs", "email"]
+)
+async def test_refresh_never_widens(running, scope):
+    """ATK-O13, AUTHLIB-E7: scope is compared as SMART scopes are, and the token is still good afterwards."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    assert error(await running.post(form | {"scope": scope})) == "invalid_scope"
+    narrowed = (await running.post(form | {"scope": "patient/Observation.s"})).json()
+    assert narrowed["scope"] == "patient/Observation.s"
+    again = (await running.post({"grant_type": "refresh_token", "refresh_token": narrowed["refresh_token"]})).json()
+    assert again["scope"] == SCOPE
+
+
+async def test_refresh_tokens_are_bound_and_of_one_kind(running):
+    """ATK-O13, HL7@104: another client's, an access token, garbage, without the secret."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    assert error(await running.post(form, auth=("other-web", "secret-of-other-web"))) == "invalid_grant"
+    assert error(await running.post(form | {"client_id": "web"}, auth=None)) == "invalid_client"
+    assert error(await running.post(form, auth=None)) == "invalid_client"
+    assert error(await running.post(form | {"refresh_token": first["access_token"]})) == "invalid_grant"
+    assert error(await running.post(form | {"refresh_token": "random"})) == "invalid_grant"
+    assert not await running.counts(first["refresh_token"])
+    assert not await running.counts(first["id_token"])
+
+
+async def test_public_clients_may_refresh_without_their_name(running):
+    """B: fhirclient-js sends no client_id; the token itself names a public client."""
+    token = await smart.launch(running.browser, SCOPE)
+    response = await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"]}, auth=None)
+    assert response.status_code == 200
+
+
+async def test_no_refresh_token_without_offline_access(running):
+    """HL7: access ends with the token."""
+    token = await smart.launch(running.browser, "launch/patient patient/Observation.rs")
+    assert "refresh_token" not in token
+    assert "id_token" not in token
+
+
+async def test_tokens_expire(running):
+    """HL7@77, AUTHLIB-E6: an hour for people; a refresh token lives 90 days from its last use."""
+    token = await running.tokens()
+    running.server.clock.forward(3599)
+    assert await running.counts(token["access_token"])
+    running.server.clock.forward(1)
+    assert not await running.counts(token["access_token"])
+    running.server.clock.forward(89 * 86400)
+    second = (await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"]})).json()
+    running.server.clock.forward(91 * 86400)
+    assert error(await running.post({"grant_type": "refresh_token", "refresh_token": second["refresh_token"]})) == "invalid_grant"
+
+
+async def test_a_person_takes_access_back(running):
+    """A8.48: token and refresh are dead at once; nobody else can take it back for her."""
+    token = await running.tokens()
+    account, stranger = await running.server.accounts.named("ann"), await running.server.person("bob", fhir_user="Patient/b")
+    (connected,) = await running.server.grants.of(account)
+    assert (connected.client_name, connected.grant.patient) == ("web & Co", "a")
+    assert not await running.server.grants.revoke(stranger, connected.grant.id, Caller())
+    assert await running.counts(token["access_token"])
+    assert await running.server.grants.revoke(account, connected.grant.id, Caller())
+    assert not await running.counts(token["access_token"])
+    assert error(await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"]})) == "invalid_grant"
+    assert await running.server.grants.of(account) == ()
+
+
+async def test_closed_accounts_and_ended_relations_end_tokens(running):
+    """ATK-F23: asked at every request and every refresh."""
+    await running.server.person("eve", fhir_user="RelatedPerson/e", patients=["a"])
+    browser = smart.Browser(running.server.app())
+    token = await smart.launch(browser, "launch/patient offline_access patient/Observation.rs", username="eve")
+    assert await running.counts(token["access_token"])
+    account = await running.server.accounts.named("eve")
+    async with running.server.database.write() as connection:
+        await rows.set_listed(connection, account.id, ())
+    assert not await running.counts(token["access_token"])
+    assert (
+        error(await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}, auth=None))
+        == "invalid_grant"
+    )
+    own = await running.tokens()
+    await running.server.accounts.disable(await running.server.accounts.named("ann"))
+    assert not await running.counts(own["access_token"])
+
+
+async def test_introspection_asks_who_asks(running):
+    """ATK-O25, A11, AUTHLIB-E11: credentials or a Bearer token; an inactive token says nothing else."""
+    token = await running.tokens()
+    http, path, form = running.http, "/auth/hapi/introspect", {"token": token["access_token"]}
+    for auth in (None, ("web", "wrong"), ("nobody", "x")):
+        response = await http.post(path, data=form, auth=auth)
+        assert (response.status_code, error(response)) == (401, "invalid_client")
+    public = await http.post(path, data=form | {"client_id": "app"})
+    assert public.status_code == 401
+    by_bearer = await http.post(path, data=form, headers={"Authorization": f"Bearer {token['access_token']}"})
+    assert by_bearer.json()["active"] is True
+    other = await http.post(path, data=form, auth=("other-web", "secret-of-other-web"))
+    assert other.json()["client_id"] == "web"
+    for unknown in ("invalid_token_value", token["refresh_token"], token["id_token"]):
+        response = await http.post(path, data={"token": unknown}, auth=BASIC)
+        assert (response.status_code, response.json()) == (200, {"active": False})
+    elsewhere = await http.post("/auth/other/introspect", data=form, auth=BASIC)
+    assert elsewhere.json() == {"active": False}
+
+
+async def test_introspection_repeats_the_token_response(running):
+    """A11.63, HL7@277."""
+    token = await running.tokens()
+    body = (await running.http.post("/auth/hapi/introspect", data={"token": token["access_token"]}, auth=BASIC)).json()
+    for name in ("scope", "patient", "need_patient_banner", "smart_style_url"):
+        assert body[name] == token[name]
+    assert body["exp"] == int(running.server.clock().timestamp()) + 3600
+
+
+async def test_revocation(running):
+    """ATK-O26, RFC 7009: one's own only; unknown ones are 200 too; a refresh token takes its family with it."""
+    token = await running.tokens()
+    http, path = running.http, "/auth/hapi/revoke"
+    foreign = await http.post(path, data={"token": token["access_token"]}, auth=("other-web", "secret-of-other-web"))
+    unknown = await http.post(path, data={"token": "unknown"}, auth=BASIC)
+    assert (foreign.status_code, unknown.status_code, foreign.content) == (200, 200, unknown.content)
+    assert await running.counts(token["access_token"])
+    assert (await http.post(path, data={"token": token["access_token"]}, auth=("web", "wrong"))).status_code == 401
+    assert (await http.post(path, data={"token": token["access_token"]}, auth=BASIC)).status_code == 200
+    assert not await running.counts(token["access_token"])
+    second = (await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"]})).json()
+    await http.post(path, data={"token": second["refresh_token"]}, auth=BASIC)
+    assert not await running.counts(second["access_token"])
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        [],
+        [""],
+        ["Bearer"],
+        ["Bearer "],
+        ["{token}"],
+        ["Basic {token}"],
+        ["Bearer {token}, Bearer {token}"],
+        ["Bearer {token} {token}"],
+        ["Bearer {token}", "Bearer {token}"],
+        ["Bearer {token}", "Basic d2ViOng="],
+        ["Bearer {token}x"],
+        ["Bearer ü{token}"],
+        ["Bearer {token}\x00"],
+    ],
+)
+async def test_exactly_one_bearer_token(running, authorization):
+    """ATK-O30, F19: anything but one well-formed Bearer header is refused."""
+    await running.server.public_app("direct")
+    account = await running.server.accounts.named("ann")
+    token = await smart.issue(running.server.database, client_id="direct", scope="patient/*.rs", account=account, patient="a")
+    with pytest.raises(Unauthenticated):
+        await running.server.authenticator.principal("hapi", [text.format(token=token) for text in authorization])
+    assert (await running.server.authenticator.principal("hapi", [f"bearer {token}"])).patient == "a"
+    with pytest.raises(Unauthenticated):
+        await running.server.authenticator.principal("other", [f"Bearer {token}"])
+
+
+async def test_secrets_rest_as_hashes_only(running, tmp_path):
+    """Neither code, token, secret nor password can be read from the store."""
+    form = await running.code()
+    token = (await running.post(form)).json()
+    async with running.server.database.read() as connection:
+        assert await rows.code(connection, digest(form["code"])) is not None
+    stored = b"".join(path.read_bytes() for path in tmp_path.glob("store.db*"))
+    for secret in (form["code"], token["access_token"], token["refresh_token"], "secret-of-web", smart.PASSWORD, form["code_verifier"]):
+        assert secret.encode() not in stored

@@ -1,0 +1,60 @@
+"""What the consent page offers, and what a submitted form grants."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.smart.scopes import is_subset, parse_scope
+from gateway.smart.server.consent import CATEGORIES, granted, switches, worth_granting
+
+OFFERED = ("launch/patient", "openid", "patient/Condition.rs", "patient/Observation.read", "patient/Patient.r", "user/Observation.cruds")
+
+
+def test_categories_are_offered_for_whole_scopes():
+    """Condition and Observation can be limited, each with the categories of US Core (A10.60)."""
+    shown = {switch.scope: [part.label for part in switch.parts] for switch in switches((*OFFERED, "patient/Observation.rs?category=http://x|lab"))}
+    assert shown["patient/Condition.rs"] == ["Encounter Diagnosis", "Health Concern", "Problem List"]
+    assert len(shown["patient/Observation.read"]) == 6
+    assert shown["patient/Patient.r"] == []
+    assert shown["patient/Observation.rs?category=http://x|lab"] == []
+
+
+def test_chosen_parts_replace_the_whole():
+    """Sub-choices come back as granular scopes, and no resource-level one beside them (A10.60)."""
+    laboratory = CATEGORIES["Observation"]["Laboratory"]
+    part = f"patient/Observation.rs?category={laboratory}"
+    assert granted(OFFERED, frozenset({"patient/Observation.read", part, "patient/Patient.r"})) == (part, "patient/Patient.r")
+
+
+def test_parts_of_a_switch_that_is_off_grant_nothing():
+    """A switch that is off is off."""
+    part = f"patient/Observation.rs?category={CATEGORIES['Observation']['Survey']}"
+    assert granted(OFFERED, frozenset({part, "openid"})) == ("openid",)
+
+
+def test_what_was_not_offered_refuses_the_form():
+    """A tampered form grants nothing at all (ATK-O16)."""
+    assert granted(OFFERED, frozenset({"openid", "patient/Patient.cruds"})) is None
+    assert granted(OFFERED, frozenset({"patient/Condition.rs?category=http://x|y"})) is None
+
+
+def test_launch_cannot_be_switched_off():
+    """The launch is what the person is here for."""
+    assert granted(("launch", "patient/Patient.r"), frozenset()) == ("launch",)
+    assert not worth_granting(("launch", "offline_access"))
+    assert worth_granting(("openid",))
+
+
+def _tickable() -> list[str]:
+    offered = switches(OFFERED)
+    return [switch.scope for switch in offered] + [part.scope for switch in offered for part in switch.parts]
+
+
+@given(st.frozensets(st.sampled_from(_tickable())))
+def test_a_grant_never_exceeds_the_request(ticked):
+    """Whatever is ticked, the grant is within what was asked, and every clinical part of it parses."""
+    found = granted(OFFERED, ticked)
+    assert found is not None
+    assert is_subset(" ".join(found), " ".join(OFFERED))
+    assert all(parse_scope(text) for text in found if "/" in text and text != "launch/patient")
