@@ -101,7 +101,7 @@ class Cache:
         """Whether what the store says about these names can be trusted now."""
         if time.monotonic() - self._polled >= self._coherence:
             return False
-        return not any(name in self._pending or name in self._busy or name in self._owed.names for name in wanted)
+        return not any(name in self._pending or name in self._busy for name in wanted)
 
     async def _get(self, place: str) -> bytes | None:
         sealed = await self._store.get(place)
@@ -176,7 +176,7 @@ class Cache:
         """The store did not confirm: leave a row for all that this process owes, and wait until it is paid or known everywhere."""
         async with self._settling:
             owed = _Owed((*self._owed.ids, intent), _few(self._owed.names.union(wanted)))
-            self._owed = owed  # this process goes around the cache for them from now on
+            self._owed = owed
             try:
                 async with self._database.write() as connection:
                     # One row for all, with a new id, so that who renews for the old row cannot strike out what came after.
