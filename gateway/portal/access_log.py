@@ -16,25 +16,23 @@ from gateway.portal.words import Resource, many, pick, reference, text
 REFUSED = "4"
 FAILED = ("8", "12")
 
-_VERBS = {
-    "read": "Looked at",
-    "vread": "Looked at an older version of",
-    "search-type": "Looked at the list of",
-    "create": "Added to",
-    "update": "Changed",
-    "delete": "Deleted",
-    "transaction": "Sent several changes to your record",
-    "batch": "Sent several changes to your record",
-    "push": "Sent new data to your record",
-    "login": "Signed in",
-    "logout": "Signed out",
-    "grant": "Allowed an app to use your record",
-    "revoke": "Took an app's access away",
-    "token": "An app renewed its access",
-    "launch": "Opened an app with your record",
+_DID: dict[str, tuple[str, str]] = {  # what was done, and what was tried when it was refused or failed
+    "read": ("Looked at", "Tried to look at"),
+    "vread": ("Looked at an older version of", "Tried to look at an older version of"),
+    "search-type": ("Looked at the list of", "Tried to look at the list of"),
+    "create": ("Added to", "Tried to add to"),
+    "update": ("Changed", "Tried to change"),
+    "delete": ("Deleted", "Tried to delete"),
+    "transaction": ("Sent several changes to your record", "Tried to send several changes to your record"),
+    "batch": ("Sent several changes to your record", "Tried to send several changes to your record"),
+    "push": ("Sent new data to your record", "Tried to send new data to your record"),
+    "login": ("Signed in", "Tried to sign in"),
+    "logout": ("Signed out", "Tried to sign out"),
+    "grant": ("Allowed an app to use your record", "Tried to allow an app to use your record"),
+    "revoke": ("Took an app's access away", "Tried to take an app's access away"),
+    "token": ("Renewed an app's access", "Tried to renew an app's access"),
+    "launch": ("Opened an app with your record", "Tried to open an app with your record"),
 }
-
-
 _OF_A_KIND = frozenset({"read", "vread", "search-type", "create", "update", "delete"})
 
 
@@ -131,7 +129,8 @@ def _result(event: Resource) -> str:
 def _what(event: Resource) -> str:
     """`Looked at the list of test results and measurements`."""
     action = text(event, "subtype", "code")
-    verb = _VERBS.get(action, "Used your record")
+    done, tried = _DID.get(action, ("Used your record", "Tried to use your record"))
+    verb = tried if _result(event) else done
     return f"{verb} {_kind(event)}" if action in _OF_A_KIND else verb
 
 

@@ -219,10 +219,10 @@ def amount(number: str, currency: str) -> str:
 
 def quantity(value: object) -> str:
     """`<5 mg/L`: comparator, the number exactly as written, the unit as the lab wrote it."""
-    number = pick(value, "value")
-    if not _is_number(number):
+    if not _is_number(pick(value, "value")):
         return ""
-    return f"{text(value, 'comparator')}{number} {unit(value)}".strip()
+    # `text` and not an f-string: Decimal's own format would make `1.0E+3` of `1.0e3`.
+    return f"{text(value, 'comparator')}{text(value, 'value')} {unit(value)}".strip()
 
 
 def unit(value: object) -> str:

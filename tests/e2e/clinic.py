@@ -6,6 +6,7 @@ It obeys what the real pipeline promises to the portal: scopes, one patient's da
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +38,7 @@ class Clinic:
     def put(self, *resources: Mapping[str, Any] | bytes) -> None:
         """Store resources, as values or as the very bytes."""
         for resource in resources:
-            raw = resource if isinstance(resource, bytes) else json.dumps(resource).encode()
+            raw = resource if isinstance(resource, bytes) else re.sub(r'"§([^§"]*)§"', r"\1", json.dumps(resource, ensure_ascii=False)).encode()
             parsed = json.loads(raw)
             self._keep((parsed["resourceType"], parsed["id"]), raw)
 
@@ -92,7 +93,7 @@ class Clinic:
             if found := [r for r in self._hers(principal, interaction.type) if self._matches(principal, r, {condition.name: condition.value})]:
                 return Answer(200, location=f"{interaction.type}/{found[0]['id']}/_history/1")
         key = (interaction.type, interaction.id or f"new{len(self.resources)}")
-        self._keep(key, json.dumps({**parsed, "id": key[1]}).encode())
+        self._keep(key, interaction.body if "id" in parsed else b'{"id":"' + key[1].encode() + b'",' + interaction.body[1:])
         self._maybe_lose()
         return Answer(201, location=f"{key[0]}/{key[1]}/_history/1")
 
@@ -147,6 +148,11 @@ def words(text: str, *codes: str) -> dict[str, Any]:
     return {"text": text, "coding": [{"system": "http://example.test/codes", "code": code} for code in codes]}
 
 
+def exact(number: str) -> str:
+    """A number that stands in the stored bytes just as given here."""
+    return f"§{number}§"
+
+
 def lab(id_: str, name: str, value: bytes, when: str, more: bytes = b"", code: str = "", patient: str = "p1", category: str = "laboratory") -> bytes:
     """An Observation as bytes, so that its number stands exactly as given. `value` is the member `"valueQuantity": ...` and the like."""
     coding = f',"coding":[{{"system":"http://loinc.org","code":"{code}"}}]' if code else ""
@@ -162,7 +168,7 @@ def lab(id_: str, name: str, value: bytes, when: str, more: bytes = b"", code: s
 
 def eob_total(code: str, value: str) -> dict[str, Any]:
     """One total of an ExplanationOfBenefit."""
-    return {"category": words(code, code), "amount": {"value": float(value), "currency": "USD"}}
+    return {"category": words(code, code), "amount": {"value": exact(value), "currency": "USD"}}
 
 
 def rich() -> Clinic:
@@ -351,7 +357,7 @@ def _appointments() -> Iterable[dict[str, Any]]:
             {"actor": ref("Practitioner/kim"), "status": "accepted"},
             {"actor": ref("Location/north"), "status": "accepted"},
         ],
-        "extension": [{"url": "http://example.test/fee", "valueDecimal": 1.5}],
+        "extension": [{"url": "http://example.test/fee", "valueDecimal": exact("1.50")}],
         "patientInstruction": "Do not eat for 8 hours before.",
     }
     yield visit("a2", "Eye check", "proposed", requestedPeriod=[{"start": "2026-12-01", "end": "2026-12-15"}], comment="Mornings only")
@@ -403,20 +409,25 @@ def _bills() -> Iterable[dict[str, Any]]:
         "outcome": "complete",
         "claim": ref("Claim/cl1"),
         "total": [
-            eob_total("submitted", "185.5"),
+            eob_total("submitted", "185.50"),
             eob_total("benefit", "120.25"),
             eob_total("discount", "40.25"),
-            eob_total("memberliability", "25"),
+            eob_total("memberliability", "25.00"),
         ],
         "item": [
             {
                 "sequence": 1,
                 "productOrService": words("Office visit, 20 minutes"),
                 "servicedDate": "2026-10-02",
-                "net": {"value": 150.5, "currency": "USD"},
-                "adjudication": [eob_total("benefit", "100.25"), eob_total("memberliability", "25")],
+                "net": {"value": exact("150.50"), "currency": "USD"},
+                "adjudication": [eob_total("benefit", "100.25"), eob_total("memberliability", "25.00")],
             },
-            {"sequence": 2, "productOrService": words("Flu vaccine"), "servicedDate": "2026-10-02", "net": {"value": 35, "currency": "USD"}},
+            {
+                "sequence": 2,
+                "productOrService": words("Flu vaccine"),
+                "servicedDate": "2026-10-02",
+                "net": {"value": exact("35.00"), "currency": "USD"},
+            },
         ],
     }
     for id_, day in (("cl1", "2026-10-02"), ("cl2", "2026-11-20")):
@@ -430,8 +441,10 @@ def _bills() -> Iterable[dict[str, Any]]:
             "created": day,
             "provider": ref("Organization/mercy"),
             "insurer": ref("Organization/plan"),
-            "total": {"value": 64, "currency": "USD"},
-            "item": [{"sequence": 1, "productOrService": words("Blood test, basic panel"), "unitPrice": {"value": 64, "currency": "USD"}}],
+            "total": {"value": exact("64.00"), "currency": "USD"},
+            "item": [
+                {"sequence": 1, "productOrService": words("Blood test, basic panel"), "unitPrice": {"value": exact("64.00"), "currency": "USD"}}
+            ],
         }
 
 

@@ -61,7 +61,7 @@ class People:
     def __init__(self, person: Person | None) -> None:
         self.person = person
 
-    async def require(self, request: Request) -> Person:
+    async def require(self, _: Request) -> Person:
         if self.person is None:
             raise NotSignedIn
         return self.person
