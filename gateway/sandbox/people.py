@@ -56,7 +56,7 @@ def folders(today: date) -> tuple[Folder, ...]:
         others.noor(today),
         others.kwame(today),
         others.sofia(today),
-        others.ines(today),
+        others.beatriz(today),
     )
 
 
@@ -72,7 +72,7 @@ _PATIENTS = {
     "kwame": ("kwame-boateng", "Kwame Boateng", "bills, one of them refused"),
     "sofia": ("sofia-petrova", "Sofia Petrova", "17 years old"),
     "tomas": ("tomas-lindqvist", "Tomas Lindqvist", "new: one result and nothing else"),
-    "ines": ("ines-carvalho", "Inês Carvalho", "registered, with nothing in her record yet"),
+    "beatriz": ("beatriz-carvalho", "Beatriz Carvalho", "registered, with nothing in her record yet"),
 }
 _ALSO = {"daniel": (("mina-reyes", "Mina Reyes"),)}
 _STAFF = ("dr.novak", "Practitioner/hana-novak", "Dr. Hana Novák", ("amara-okafor", "daniel-reyes", "priya-venkataraman"))

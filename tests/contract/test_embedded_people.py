@@ -71,19 +71,19 @@ async def test_numbers_come_back_as_written(client):
 @pytest.mark.parametrize(
     ("search", "count"),
     [
-        ("DiagnosticReport?patient=amara-okafor&category=LAB", 12),
+        ("DiagnosticReport?patient=amara-okafor&category=LAB", 13),
         ("Observation?patient=priya-venkataraman&code=http://loinc.org|6301-6", 150),
-        ("Condition?patient=amara-okafor", 9),
+        ("Condition?patient=amara-okafor", 10),
         ("MedicationRequest?patient=walter-brandt&intent=order,plan", 14),
         ("Appointment?patient=henri-mercier", 1),
         ("Appointment?patient=joelle-mercier", 2),
         ("Communication?patient=amara-okafor&part-of:missing=true", 3),
-        ("Communication?part-of=Communication/amara-okafor-metformin", 4),
-        ("Claim?patient=kwame-boateng", 3),
+        ("Communication?part-of=Communication/amara-okafor-metformin", 5),
+        ("Claim?patient=kwame-boateng", 4),
         ("ExplanationOfBenefit?patient=kwame-boateng", 3),
         ("RelatedPerson?patient=mina-reyes", 1),
         ("Task?patient=amara-okafor", 1),
-        ("Observation?patient=ines-carvalho", 0),
+        ("Observation?patient=beatriz-carvalho", 0),
     ],
 )
 async def test_the_searches_of_the_pages_find_them(client, search, count):

@@ -72,7 +72,7 @@ def _conditions(chart: Chart) -> None:
         onsetDateTime=chart.day(-805),
         abatementDateTime=chart.day(-770),
     )
-    chart.condition("migraine", concept(SNOMED, "37796009", "Migraine"), clinical="inactive", recorded=-1900, onsetAge=quantity("31", "a"))
+    chart.condition("migraine", concept(SNOMED, "37796009", "Migraine"), clinical="inactive", recorded=-1900, onsetAge=quantity("31", "years"))
     chart.condition("asthma", concept(SNOMED, "195967001", "Asthma"), verified="refuted", clinical="inactive", recorded=-700)
     chart.condition("pregnancy", concept(SNOMED, "72892002", "Normal pregnancy"), verified="entered-in-error", clinical="", recorded=-650)
     chart.condition(
@@ -81,6 +81,14 @@ def _conditions(chart: Chart) -> None:
         category="encounter-diagnosis",
         clinical="",  # found by a search for the patient, not by one for the clinical status (F01)
         recorded=-300,
+    )
+    chart.condition(
+        "shoulder",
+        concept(SNOMED, "399114005", "Adhesive capsulitis of shoulder", "Frozen shoulder"),
+        clinical="recurrence",
+        recorded=-75,
+        bodySite=[words("Left shoulder")],
+        onsetPeriod={"start": chart.day(-90), "end": chart.day(-75)},
     )
     chart.condition("stress", words("Stress at work"), category="problem-list-item", verified="provisional", recorded=-40)
     chart.allergy(
@@ -142,15 +150,15 @@ def _special_results(chart: Chart) -> None:
                     "low": quantity("35", "U/L"),
                     "high": quantity("104", "U/L"),
                     "appliesTo": [concept(SNOMED, "248152002", "Female (finding)", "Women")],
-                    "age": {"low": quantity("18", "a"), "high": quantity("59", "a")},
+                    "age": {"low": quantity("18", "years"), "high": quantity("59", "years")},
                 },
                 {
                     "low": quantity("40", "U/L"),
                     "high": quantity("130", "U/L"),
                     "appliesTo": [concept(SNOMED, "248153007", "Male (finding)", "Men")],
-                    "age": {"low": quantity("18", "a"), "high": quantity("59", "a")},
+                    "age": {"low": quantity("18", "years"), "high": quantity("59", "years")},
                 },
-                {"low": quantity("45", "U/L"), "high": quantity("140", "U/L"), "age": {"low": quantity("60", "a")}},
+                {"low": quantity("45", "U/L"), "high": quantity("140", "U/L"), "age": {"low": quantity("60", "years")}},
             ],
         },
     )
@@ -184,6 +192,29 @@ def _special_results(chart: Chart) -> None:
         concept(LOINC, "882-1", "Blood group and Rh type"),
         -1500,
         {"valueCodeableConcept": concept(SNOMED, "278149003", "Blood group A Rh(D) positive", "A positive")},
+    )
+    chart.result(
+        "urine-cells",
+        concept(LOINC, "5821-4", "White blood cells in urine, by microscope"),
+        -118,
+        {"valueRange": {"low": quantity("0", "/HPF"), "high": quantity("2", "/HPF")}, "referenceRange": [{"high": quantity("5", "/HPF")}]},
+    )
+    chart.result(
+        "heart-rhythm",
+        words("Heart rhythm recording"),
+        -50,
+        {"valuePeriod": {"start": chart.time(-50, "08:00"), "end": chart.time(-49, "08:00")}, "note": [{"text": "Recorded for 24 hours."}]},
+    )
+    chart.result(
+        "hepatitis-c",
+        concept(LOINC, "16128-1", "Hepatitis C antibody"),
+        -400,
+        {
+            "valueCodeableConcept": words("Not detected"),
+            "interpretation": [hl7("v3-ObservationInterpretation", "NEG", "Negative")],
+            "method": words("Immunoassay"),
+            "specimen": {"display": "Blood from a vein"},
+        },
     )
     chart.result("strep", words("Rapid strep test"), -300, {"valueCodeableConcept": words("Negative"), "performer": [to(NURSE)]})
     chart.result(
@@ -279,8 +310,37 @@ def _reports(chart: Chart) -> None:
             plain_text("Chest X-ray report", "CHEST, TWO VIEWS\nLungs are clear. Heart size is normal.\nImpression: pneumonia resolved.\n")
         ],
     )
+    _reports_within_reports(chart)
     chart.report(
         "biopsy-cancelled", words("Skin biopsy"), -500, status="cancelled", conclusion="Cancelled by the clinic: no longer needed.", performer=None
+    )
+
+
+def _reports_within_reports(chart: Chart) -> None:
+    """A panel whose members are panels, and a report that carries its result within itself."""
+    white = [
+        chart.result(f"diff-{slug}", concept(LOINC, loinc, title), -350, {"valueQuantity": quantity(text, "%")})
+        for slug, loinc, title, text in (("neutrophils", "770-8", "Neutrophils", "58.0"), ("lymphocytes", "736-9", "Lymphocytes", "31.50"))
+    ]
+    differential = chart.result("diff", words("White cell differential"), -350, {"hasMember": [to(part) for part in white]})
+    cells = chart.lab("white-cells", -350, "7.10", slug="diff-white-cells")
+    chart.report("blood-panel", words("Blood cells, with differential"), -350, [cells, differential])
+    inside = {
+        "resourceType": "Observation",
+        "id": "score",
+        "status": "final",
+        "code": words("Bone density T-score, hip"),
+        "subject": to(chart.patient),
+        "valueQuantity": quantity("-1.10"),
+    }
+    chart.report(
+        "bone-density",
+        words("Bone density scan"),
+        -240,
+        category=[hl7("v2-0074", "RAD", "Radiology")],
+        contained=[inside],
+        result=[to("#score")],
+        conclusion="Slightly thin bones.",
     )
 
 
@@ -351,7 +411,7 @@ def _medicines(chart: Chart) -> None:
         "ibuprofen",
         ibuprofen,
         structured(
-            "1", "tablet", 3, asNeededBoolean=True, maxDosePerPeriod={"numerator": quantity("3", "tablet"), "denominator": quantity("1", "d")}
+            "1", "tablet", 3, asNeededBoolean=True, maxDosePerPeriod={"numerator": quantity("3", "tablet"), "denominator": quantity("1", "days")}
         ),
         days=-90,
         repeats=0,
@@ -448,6 +508,20 @@ def _messages(chart: Chart) -> None:
         ],
         category="Medicines",
     )
+    chart.put(
+        "Communication",
+        "metformin-mistake",
+        {
+            "status": "entered-in-error",
+            "partOf": [to(f"Communication/{chart.id}-metformin")],
+            "subject": to(chart.patient),
+            "topic": words("Question about metformin"),
+            "sender": to(NURSE),
+            "recipient": [to(me), to(team)],
+            "sent": chart.time(-15, "08:39"),
+            "payload": [{"contentString": "This was meant for somebody else."}],
+        },
+    )
     chart.thread(
         "potassium",
         "Your potassium result",
@@ -475,12 +549,30 @@ def _messages(chart: Chart) -> None:
         category="Forms",
         status="completed",
     )
+    chart.put(
+        "Communication",
+        "form-signed",
+        {
+            "status": "completed",
+            "partOf": [to(f"Communication/{chart.id}-form")],
+            "subject": to(chart.patient),
+            "topic": words("Form for my employer"),
+            "sender": to(DOCTOR),
+            "recipient": [to(me)],
+            "sent": chart.time(-66, "11:00"),
+            "payload": [
+                {"contentString": "Here is the signed form."},
+                {"contentAttachment": plain_text("Signed form.txt", "Ms. Okafor can do her usual work.\n")},
+            ],
+        },
+    )
 
 
 def _money(chart: Chart) -> None:
     chart.coverage("Larkspur Silver", "LHP-55-2091-447")
     chart.bill("checkup", -180, "Office visit, established patient", "180.00 145.00 0.00 29.00 116.00 29.00", note="Paid. You pay the copay.")
     chart.bill("labs", -21, "Laboratory tests", "212.50 96.10 0.00 0.00 96.10 0.00", note="Covered in full.")
+    chart.claim("eye", -1, "Eye check", "95.00")
     chart.bill("x-ray", -770, "Chest X-ray, two views", "240.00 150.00 150.00 0.00 0.00 150.00", note="Counts toward your yearly deductible.")
     chart.put(
         "Invoice",

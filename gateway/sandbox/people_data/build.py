@@ -291,7 +291,7 @@ class Chart(Folder):
     ) -> str:
         """A MedicationRequest. `medication` is a CodeableConcept, or a Reference to a Medication."""
         kind = "medicationReference" if "reference" in medication else "medicationCodeableConcept"
-        supply: dict[str, Any] = {"quantity": quantity("90", "tablet"), "expectedSupplyDuration": quantity("90", "d")}
+        supply: dict[str, Any] = {"quantity": quantity("90", "tablet"), "expectedSupplyDuration": quantity("90", "days")}
         if repeats is not None:
             supply["numberOfRepeatsAllowed"] = repeats
         supply["performer"] = to("Organization/juniper-pharmacy", "Juniper Pharmacy")
@@ -324,7 +324,7 @@ class Chart(Folder):
                 "performer": [{"actor": to("Organization/juniper-pharmacy", "Juniper Pharmacy")}],
                 "authorizingPrescription": [to(prescription)],
                 "quantity": quantity("90", "tablet"),
-                "daysSupply": quantity("90", "d"),
+                "daysSupply": quantity("90", "days"),
                 "whenPrepared": self.time(days - 1, "15:00"),
                 "whenHandedOver": self.time(days, "17:45") if status == "completed" else None,
             }
@@ -443,53 +443,56 @@ class Chart(Folder):
             },
         )
 
-    def bill(self, slug: str, days: int, what: str, amounts: str, *, note: str = "", outcome: str = "complete", **content: Any) -> tuple[str, str]:
+    def claim(self, slug: str, days: int, what: str, billed: str, **content: Any) -> str:
+        """A Claim for one service, sent to the made-up insurer."""
+        item = {"sequence": 1, "productOrService": words(what), "servicedDate": self.day(days), "net": money(billed)}
+        return self.put(
+            "Claim",
+            f"claim-{slug}",
+            self._billing(slug, days, self.time(min(days + 2, -1)))
+            | {
+                "priority": hl7("processpriority", "normal"),
+                "insurance": [{"sequence": 1, "focal": True, "coverage": to(f"Coverage/{self.id}-coverage")}],
+                "item": [item],
+                "total": money(billed),
+            }
+            | content,
+        )
+
+    def bill(self, slug: str, days: int, what: str, amounts: str, *, note: str = "", **content: Any) -> str:
         """A Claim and what the insurer made of it. `amounts`: billed, allowed, deductible, copay, paid by the plan, owed by the patient."""
-        billed, allowed, deductible, copay, paid, owed = amounts.split()
-        common: dict[str, Any] = {
+        billed, *judged = amounts.split()
+        claim = self.claim(slug, days, what, billed, **content)
+        item = {"sequence": 1, "productOrService": words(what), "servicedDate": self.day(days), "net": money(billed)}
+        lines = _adjudication(billed, *judged)
+        return self.put(
+            "ExplanationOfBenefit",
+            f"eob-{slug}",
+            self._billing(slug, days, self.time(min(days + 9, -1)))
+            | {
+                "claim": to(claim),
+                "outcome": "complete",
+                "disposition": note,
+                "insurance": [{"focal": True, "coverage": to(f"Coverage/{self.id}-coverage")}],
+                "item": [item | {"adjudication": lines}],
+                "total": lines,
+            }
+            | content,
+        )
+
+    def _billing(self, slug: str, days: int, created: str) -> dict[str, Any]:
+        """What a Claim and its ExplanationOfBenefit have in common."""
+        return {
+            "identifier": [{"system": f"{CLINIC}claim", "value": f"{self.id}-{slug}"}],
             "status": "active",
             "type": hl7("claim-type", "professional", "Professional"),
             "use": "claim",
             "patient": to(self.patient),
             "billablePeriod": {"start": self.day(days), "end": self.day(days)},
+            "created": created,
             "insurer": to("Organization/larkspur-health", "Larkspur Health Plan"),
             "provider": to("Organization/alder-street-clinic", "Alder Street Clinic"),
         }
-        cover = [{"sequence": 1, "focal": True, "coverage": to(f"Coverage/{self.id}-coverage")}]
-        item: dict[str, Any] = {"sequence": 1, "productOrService": words(what), "servicedDate": self.day(days), "net": money(billed)}
-        claim = self.put(
-            "Claim",
-            f"claim-{slug}",
-            common
-            | {
-                "created": self.time(days + 2),
-                "priority": hl7("processpriority", "normal"),
-                "insurance": cover,
-                "item": [item],
-                "total": money(billed),
-            },
-        )
-        lines = [("submitted", billed), ("eligible", allowed), ("deductible", deductible), ("copay", copay), ("benefit", paid)]
-        judged = [{"category": hl7("adjudication", name), "amount": money(amount)} for name, amount in lines]
-        carin = "http://hl7.org/fhir/us/carin-bb/CodeSystem/C4BBAdjudication"
-        judged.append({"category": {"coding": [coding(carin, "memberliability", "Member liability")]}, "amount": money(owed)})
-        cover_short = [{"focal": True, "coverage": to(f"Coverage/{self.id}-coverage")}]
-        explained = self.put(
-            "ExplanationOfBenefit",
-            f"eob-{slug}",
-            common
-            | {
-                "created": self.time(days + 9),
-                "claim": to(claim),
-                "outcome": outcome,
-                "disposition": note,
-                "insurance": cover_short,
-                "item": [item | {"adjudication": judged}],
-                "total": judged,
-            }
-            | content,
-        )
-        return claim, explained
 
     # ---- who helps ----
 
@@ -506,6 +509,19 @@ class Chart(Folder):
                 "managingOrganization": [to("Organization/alder-street-clinic", "Alder Street Clinic")],
             },
         )
+
+
+_C4BB = "http://hl7.org/fhir/us/carin-bb/CodeSystem/C4BBAdjudication"
+
+
+def _adjudication(billed: str, allowed: str, deductible: str, copay: str, paid: str, owed: str) -> list[dict[str, Any]]:
+    """HL7's own adjudication codes, and CARIN Blue Button's for what HL7 has none."""
+    lines = [("submitted", billed), ("eligible", allowed), ("deductible", deductible), ("copay", copay), ("benefit", paid)]
+    found = [{"category": hl7("adjudication", name), "amount": money(amount)} for name, amount in lines]
+    others = [("memberliability", "Member liability", owed)]
+    if Decimal(allowed):
+        others.append(("discount", "Discount", str(Decimal(billed) - Decimal(allowed))))
+    return found + [{"category": {"coding": [coding(_C4BB, name, display)]}, "amount": money(amount)} for name, display, amount in others]
 
 
 def dose(text: str) -> list[dict[str, Any]]:

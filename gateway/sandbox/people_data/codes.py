@@ -33,6 +33,9 @@ UNITS = {
     "capsule": "{capsule}",
     "puff": "{puff}",
     "ratio": "{INR}",
+    "/HPF": "/[HPF]",
+    "years": "a",
+    "days": "d",
 }
 """Units whose UCUM code is not what people read."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date
 
 from gateway.sandbox.people_data.build import Chart, Clock, dose, name, quantity, reach, structured, to
-from gateway.sandbox.people_data.codes import RXNORM, SNOMED, concept, words
+from gateway.sandbox.people_data.codes import RXNORM, SNOMED, coding, concept, hl7, words
 
 HEART, NURSE = "Practitioner/ibrahim-diallo", "Practitioner/ruth-abelsen"
 
@@ -85,15 +85,43 @@ def _many_medicines(chart: Chart) -> None:
         chart.dispense(f"{slug}-1", order, medication, -118)
     for text, directions in (
         ("Allopurinol 100 mg tablet", dose("Take 2 tablets after dinner")),
-        ("Metoprolol 50 mg tablet", dose("Take 1 tablet in the morning and 1 in the evening")),
+        (
+            "Metoprolol 50 mg tablet",
+            [{"text": "Take 1 tablet in the morning and 1 in the evening", "patientInstruction": "Rise slowly: it can make you dizzy."}],
+        ),
         ("Spironolactone 25 mg tablet", dose("Take 1 tablet in the morning")),
         ("Potassium chloride 20 mEq tablet", dose("Take 1 tablet with a glass of water")),
-        ("Senna 8.6 mg tablet", dose("1 or 2 tablets at bedtime if needed")),
+        (
+            "Senna 8.6 mg tablet",
+            [
+                {
+                    "timing": {"code": hl7("v3-GTSAbbreviation", "QD", "every day")},
+                    "asNeededCodeableConcept": words("constipation"),
+                    "doseAndRate": [{"doseRange": {"low": quantity("1", "tablet"), "high": quantity("2", "tablet")}}],
+                }
+            ],
+        ),
     ):
         chart.medicine(text.split()[0].lower(), words(text), directions, days=-90, repeats=2)
+    for slug, status, note, days in (("furosemide", "requested", "", -1), ("digoxin", "rejected", "Please have your blood tested first", -12)):
+        chart.put(
+            "Task",
+            f"refill-{slug}",
+            {
+                "status": status,
+                "statusReason": words(note) if note else None,
+                "intent": "order",
+                "code": {"coding": [coding("http://hl7.org/fhir/CodeSystem/task-code", "fulfill")], "text": "Refill request"},
+                "focus": to(f"MedicationRequest/{chart.id}-{slug}"),
+                "for": to(chart.patient),
+                "requester": to(chart.patient),
+                "owner": to("Organization/juniper-pharmacy", "Juniper Pharmacy"),
+                "authoredOn": chart.time(days, "08:00"),
+            },
+        )
     taper = [
-        {"sequence": 1, "text": "Days 1 to 3: 2 tablets each morning", "timing": {"repeat": {"boundsDuration": quantity("3", "d")}}},
-        {"sequence": 2, "text": "Days 4 to 6: 1 tablet each morning", "timing": {"repeat": {"boundsDuration": quantity("3", "d")}}},
+        {"sequence": 1, "text": "Days 1 to 3: 2 tablets each morning", "timing": {"repeat": {"boundsDuration": quantity("3", "days")}}},
+        {"sequence": 2, "text": "Days 4 to 6: 1 tablet each morning", "timing": {"repeat": {"boundsDuration": quantity("3", "days")}}},
     ]
     chart.medicine("prednisone", words("Prednisone 20 mg tablet"), taper, days=-250, repeats=0, status="completed")
 

@@ -71,8 +71,16 @@ def _childhood(chart: Chart) -> None:
             "valueQuantity": quantity("11.80", "g/dL"),
             "interpretation": [hl7("v3-ObservationInterpretation", "N", "Normal")],
             "referenceRange": [
-                {"low": quantity("11.0", "g/dL"), "high": quantity("14.0", "g/dL"), "age": {"low": quantity("2", "a"), "high": quantity("6", "a")}},
-                {"low": quantity("11.5", "g/dL"), "high": quantity("15.5", "g/dL"), "age": {"low": quantity("7", "a"), "high": quantity("12", "a")}},
+                {
+                    "low": quantity("11.0", "g/dL"),
+                    "high": quantity("14.0", "g/dL"),
+                    "age": {"low": quantity("2", "years"), "high": quantity("6", "years")},
+                },
+                {
+                    "low": quantity("11.5", "g/dL"),
+                    "high": quantity("15.5", "g/dL"),
+                    "age": {"low": quantity("7", "years"), "high": quantity("12", "years")},
+                },
             ],
         },
     )

@@ -22,10 +22,10 @@ def tomas(today: date) -> Chart:
     return chart
 
 
-def ines(today: date) -> Chart:
+def beatriz(today: date) -> Chart:
     """Registered, and nothing else: every list is empty. Her birth date is known by its year alone."""
     born = Clock(today).born(44, "06-06")[:4]
-    return Chart(today, "ines-carvalho", "Inês Carvalho", {"name": name("Inês", "Carvalho"), "gender": "other", "birthDate": born})
+    return Chart(today, "beatriz-carvalho", "Beatriz Carvalho", {"name": name("Beatriz", "Carvalho"), "gender": "other", "birthDate": born})
 
 
 def noor(today: date) -> Chart:
@@ -53,6 +53,7 @@ def noor(today: date) -> Chart:
         "iron", concept(LOINC, "2498-4", "Iron"), -60, {"referenceRange": [{"text": "33 to 193 µg/dL"}], "valueString": "نتيجة: منخفض / low"}
     )
     chart.blood_pressure(-5, "112", "70")
+    chart.result("last-period", concept(LOINC, "8665-2", "Last menstrual period start date"), -110, {"valueDateTime": chart.day(-150)})
     chart.medicine("iron", words("Ferrous sulfate 325 mg tablet"), dose("1 tablet a day, with orange juice, not with tea"), days=-58, repeats=1)
     chart.appointment("midwife", 3, "09:40", 30, "Midwife visit", who=NURSE, comment="Interpreter for Arabic is booked")
     chart.appointment("scan", 24, "13:10", 40, "Ultrasound scan")
@@ -86,12 +87,12 @@ def kwame(today: date) -> Chart:
         "Scan of the lower back",
         "1250.00 0.00 0.00 0.00 0.00 1250.00",
         note="Refused: the plan asks for approval before this scan.",
-        outcome="error",
     )
     chart.bill(
         "therapy", -150, "Physical therapy, six visits", "720.00 540.00 200.00 60.00 280.00 260.00", note="Counts toward your yearly deductible."
     )
     chart.bill("therapy-twice", -149, "Physical therapy, six visits", "720.00 0.00 0.00 0.00 0.00 0.00", note="Sent in twice.", status="cancelled")
+    chart.claim("visit", -3, "Office visit", "180.00")
     chart.appointment("therapy", 2, "17:00", 45, "Physical therapy", who=NURSE)
     chart.appointment("therapy-late", None, "", 0, "Physical therapy", status="waitlist", comment="After 17:00 if a place becomes free")
     chart.care_team([("Practitioner/hana-novak", "Family doctor")])
@@ -148,6 +149,7 @@ def sofia(today: date) -> Chart:
             "participant": [{"actor": to(chart.patient), "status": "accepted"}],
         },
     )
+    chart.result("glasses", words("Wears glasses"), -14, {"category": [hl7("observation-category", "exam", "Exam")], "valueBoolean": False})
     chart.vaccine("hpv", "62", "HPV, quadrivalent", -800)
     chart.result(
         "mood",
