@@ -119,8 +119,15 @@ class Translated:
         seconds = pause(retry_after, now=now)
         if seconds is None and kind in (Throttled, Unavailable):
             seconds = 1
+        if issues and issues[0]["code"] == "processing":  # it says nothing; the status says more (seen: HAPI 8.8 for a stale version)
+            issues = (_said(issues[0], kind), *issues[1:])
         code = str(issues[0]["code"]) if issues else ""
         return kind(reason=f"ehr-{self.status}", code=code, retry_after=seconds, issues=issues)
+
+
+def _said(issue: Mapping[str, Any], kind: type[FhirError]) -> dict[str, Any]:
+    error = kind()
+    return {**issue, "code": error.issue_code, "details": {**issue["details"], "text": error.message}} if kind.code != "invalid" else dict(issue)
 
 
 def from_upstream(body: bytes, status: int, *, base: str = "") -> Translated:

@@ -163,7 +163,10 @@ class Pipeline:
         if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
             reply = await writer.bundle(asked)
             await self._parts.audit.commit(trail.wrote(principal, asked, reader.context, 200, ()))
-            return render.bundle(view, reply)
+            answer, hidden = render.bundle(view, reply)
+            if hidden:
+                reader.events(reader.context.request_id, "ehr-diagnostics", hidden)
+            return answer
         written = await writer.write(asked)
         named = replace(asked, id=written.id)
         await self._parts.audit.commit(trail.wrote(principal, named, reader.context, written.status, written.patients))

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from gateway.adapters.ehr.base import Ehr, EhrReply
 from gateway.fhir.bundle import searchset
 from gateway.fhir.interaction import Interaction, Kind
+from gateway.fhir.response import shown
 from gateway.fhir.search import render as query
 from gateway.proxy import paging
 from gateway.proxy.answer import Answer
@@ -92,6 +93,7 @@ def written(view: View, asked: Interaction, done: Written, *, may_read: bool) ->
     return Answer(done.status, body, tuple(headers), location=done.location)
 
 
-def bundle(view: View, reply: EhrReply) -> Answer:
-    """The answer to a transaction or batch of a system."""
-    return Answer(200, view.rewrite(reply.body))
+def bundle(view: View, reply: EhrReply) -> tuple[Answer, str]:
+    """The answer to a transaction or batch of a system; and the EHR's own words in it, for the event log."""
+    found = shown(reply.body, base=view.ehr.base_url)
+    return Answer(200, view.rewrite(found.body)), found.hidden

@@ -158,6 +158,14 @@ def test_absent_deleted_and_foreign_look_alike() -> None:
     assert outcome(gone, "r") == outcome(absent, "r") == outcome(NotFound(), "r")
 
 
+def test_a_code_that_says_nothing_is_made_clear_by_the_status() -> None:
+    """HAPI says `processing` for everything; a stale version is a conflict all the same."""
+    body = b'{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"processing","diagnostics":"HAPI-0989"}]}'
+    made = json.loads(outcome(from_upstream(body, 412).error(), "r"))
+    assert made["issue"] == [{"severity": "error", "code": "conflict", "details": {"text": PreconditionFailed().message}, "diagnostics": "request r"}]
+    assert from_upstream(body, 400).error().issue_code == "processing"
+
+
 def test_an_outcome_without_an_error_still_is_one() -> None:
     """An EHR that refuses with a remark only."""
     body = b'{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational"}]}'
