@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
 from gateway import compose, logs, worker
@@ -69,13 +69,8 @@ def app(gateway: Gateway, *, deliver: bool = False) -> Any:
     for router in gateway.routers:
         rest.include_router(router)
     rest.mount("/static", gateway.pages.static(), name="static")
-    rest.add_api_route("/", _home, methods=["GET", "HEAD"], include_in_schema=False, response_model=None)
     _handle_errors(rest, gateway.pages)
     return gateway.facade(rest)
-
-
-async def _home() -> Response:
-    return RedirectResponse("/portal/", 303, headers={"Cache-Control": "no-store"})
 
 
 def _handle_errors(rest: FastAPI, pages: Pages) -> None:

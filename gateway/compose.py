@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Request
 from sqlalchemy import text
@@ -33,6 +34,7 @@ from gateway.ingest.deliver import Worker
 from gateway.ingest.receive import Door, Inbox
 from gateway.ingest.senders import RegisteredSenders
 from gateway.ingest.signals import Signals
+from gateway.portal.chart import Source
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.pipeline import Parts, Pipeline
@@ -54,7 +56,7 @@ from gateway.store import schema
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
-from gateway.web import sign
+from gateway.web import portal, sign
 from gateway.web.pages import Pages
 from gateway.web.people import People
 
@@ -220,6 +222,7 @@ def gateway(settings: Settings) -> Gateway:
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
         sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address)),
+        portal.router(pages=pages, people=people, pipeline=pipeline, sources={one.name: _source(one) for one in settings.ehrs}, address=address),
     )
     edge = Edge(
         public_url=settings.public_url,
@@ -229,6 +232,10 @@ def gateway(settings: Settings) -> Gateway:
         trusted_proxies=settings.trusted_proxies,
     )
     return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, routers, lock)
+
+
+def _source(ehr: EhrSettings) -> Source:
+    return Source(ehr.name, ehr.title, ehr.phone, ZoneInfo(ehr.timezone) if ehr.timezone else None)
 
 
 def _connected(ehr: EhrSettings) -> Ehr:

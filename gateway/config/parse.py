@@ -7,6 +7,7 @@ import binascii
 import difflib
 import ipaddress
 import re
+import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,15 @@ def networks(raw: Any, place: Place) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(str(part)) for part in cast("list[Any]", parts) if part)
     except ValueError as error:
         raise Wrong(str(error), "write addresses or networks such as 10.0.0.0/8") from error
+
+
+def timezone(raw: Any, place: Place) -> str:
+    """A time zone of the IANA database, or "" for none."""
+    given = text(raw, place)
+    if given and given not in zoneinfo.available_timezones():
+        near = difflib.get_close_matches(given, zoneinfo.available_timezones(), 1)
+        raise Wrong(f"{given!r} is no time zone", f"write {_or(near or ('Europe/Paris', 'America/Chicago'))}")
+    return given
 
 
 def lives(raw: Any, place: Place) -> Mapping[str, float]:

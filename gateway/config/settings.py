@@ -31,6 +31,8 @@ class EhrSettings:
     name: str = ""
     url: str = _setting("", "Base URL of its FHIR R4 server.", parse.url)
     display: str = _setting("", "Its name for people, on pages and consents. Without it, the name in the configuration.", parse.text)
+    phone: str = _setting("", "The number that pages give to people who need help.", parse.text)
+    timezone: str = _setting("", "The clinic's time zone, such as Europe/Paris. Without it, times are shown as the data name them.", parse.timezone)
     platform: str = _setting("auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi"))
     auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls"))
     username: str = _setting("", "For auth = basic.", parse.text)
