@@ -127,6 +127,17 @@ def test_past_and_coming_appointments_are_what_they_say():
         assert "cancelationReason" not in appointment or appointment["status"] in ("cancelled", "noshow")  # app-4
 
 
+def test_the_clinic_is_closed_at_the_weekend():
+    """On whatever day the people are made, a day that is to come stays to come."""
+    for offset in range(7):
+        found = people.folders(TODAY + timedelta(days=offset))
+        visits = [
+            resource for folder in found for _, resource in people.named(folder) if resource["resourceType"] == "Appointment" and "start" in resource
+        ]
+        assert all(datetime.fromisoformat(visit["start"]).weekday() < 5 for visit in visits)
+        assert all(visit["start"][:10] > str(TODAY + timedelta(days=offset)) for visit in visits if visit["status"] in ("booked", "pending"))
+
+
 def test_nothing_else_lies_in_the_future():
     """A result of tomorrow would be a wonder."""
     limit = (TODAY + timedelta(days=1)).isoformat()

@@ -236,7 +236,7 @@ def _special_results(chart: Chart) -> None:
         "electrolytes",
         concept(LOINC, "24326-1", "Electrolytes 1998 panel - Serum or Plasma", "Electrolytes"),
         -9,
-        {"hasMember": [to(member) for member in [*electrolytes, f"Observation/{chart.id}-potassium-critical"]]},
+        {"hasMember": [to(member) for member in [f"Observation/{chart.id}-potassium-critical", *electrolytes]]},
     )
 
 
@@ -455,7 +455,14 @@ def _appointments(chart: Chart) -> None:
         reasonReference=[to(f"Condition/{chart.id}-hypertension")],
     )
     chart.appointment(
-        "video", 20, "08:45", 20, "Diet advice", who=DIET, appointmentType=words("Video visit"), description="By video: use the link in your messages"
+        "video",
+        20,
+        "08:45",
+        20,
+        "Diet advice",
+        who=DIET,
+        appointmentType=words("Video visit"),
+        patientInstruction="By video. We send you the link on the day before.",
     )
     chart.appointment(
         "skin",
@@ -469,7 +476,13 @@ def _appointments(chart: Chart) -> None:
     )
     chart.appointment("blood-draw", 5, "07:50", 10, "Blood draw", status="pending", who="Location/alder-street-lab-desk")
     chart.appointment(
-        "foot", 12, "11:00", 20, "Foot check", status="cancelled", cancelationReason=hl7("appointment-cancellation-reason", "pat", "Patient")
+        "foot",
+        12,
+        "11:00",
+        20,
+        "Foot check",
+        status="cancelled",
+        cancelationReason=hl7("appointment-cancellation-reason", "pat", "Patient") | words("You asked us to cancel"),
     )
     yearly = chart.appointment("yearly", -180, "09:00", 25, "Yearly check-up", status="fulfilled", others=[main])
     recent = chart.appointment("recent", -21, "09:00", 25, "Follow-up visit", status="fulfilled", others=[main])
@@ -481,7 +494,7 @@ def _appointments(chart: Chart) -> None:
         20,
         "Eye photo",
         status="cancelled",
-        cancelationReason=hl7("appointment-cancellation-reason", "prov", "Provider"),
+        cancelationReason=hl7("appointment-cancellation-reason", "prov", "Provider") | words("The clinic had to cancel"),
         comment="The camera was broken",
     )
     chart.visit("yearly-visit", -180, "Yearly check-up", appointment=yearly)

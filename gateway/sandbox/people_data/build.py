@@ -102,6 +102,13 @@ class Clock:
         """A dateTime at the clinic, `clock` as HH:MM or HH:MM:SS."""
         return f"{self.day(days)}T{clock}{':00' if len(clock) == 5 else ''}{OFFSET}"
 
+    def open_day(self, days: int) -> int:
+        """The nearest weekday, away from today: a clinic is closed at the weekend."""
+        step = 1 if days > 0 else -1
+        while (self.today + timedelta(days=days)).weekday() > 4:
+            days += step
+        return days
+
     def born(self, age: int, month_day: str) -> str:
         """The birth date of someone who is `age` today."""
         year = self.today.year - age
@@ -347,6 +354,7 @@ class Chart(Folder):
         **content: Any,
     ) -> str:
         """An Appointment of this patient's; `days` None is a request without a time (F26)."""
+        days = None if days is None else self.open_day(days)
         times = {} if days is None else {"start": self.time(days, clock), "end": self.time(days, _later(clock, minutes))}
         accepted = "declined" if status == "cancelled" else "accepted"
         seen = to(who or self.doctor)
@@ -370,6 +378,7 @@ class Chart(Folder):
 
     def visit(self, slug: str, days: int, what: str, *, appointment: str = "", **content: Any) -> str:
         """A finished Encounter."""
+        days = self.open_day(days)
         return self.put(
             "Encounter",
             slug,

@@ -146,8 +146,8 @@ def merciers(today: date) -> tuple[Chart, Chart, Folder]:
         {
             "status": "booked",
             "serviceType": [words("Family talk about memory care")],
-            "start": both.time(9, "13:30"),
-            "end": both.time(9, "14:15"),
+            "start": both.time(both.open_day(9), "13:30"),
+            "end": both.time(both.open_day(9), "14:15"),
             "minutesDuration": 45,
             "created": both.time(-14, "10:00"),
             "participant": [

@@ -144,8 +144,8 @@ def sofia(today: date) -> Chart:
         "unsaid",
         {
             "status": "booked",
-            "start": chart.time(30, "16:00"),
-            "end": chart.time(30, "16:20"),
+            "start": chart.time(chart.open_day(30), "16:00"),
+            "end": chart.time(chart.open_day(30), "16:20"),
             "participant": [{"actor": to(chart.patient), "status": "accepted"}],
         },
     )
