@@ -135,7 +135,12 @@ def test_an_identifier_without_a_value_is_refused(identifier) -> None:
         open_bundle(f'{{"resourceType":"Bundle","type":"batch","identifier":{identifier}}}'.encode())
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"resourceType":"Bundle","type":1}', b'{"resourceType":"Bundle","type":"batch","entry":[1]}'])
+FULL_URL = b'{"resourceType":"Bundle","type":"batch","entry":[{"fullUrl":1}]}'
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"resourceType":"Bundle","type":1}', b'{"resourceType":"Bundle","type":"batch","entry":[1]}', FULL_URL]
+)
 def test_what_is_no_bundle_is_the_callers_fault(data) -> None:
     """400, never an exception of a library."""
     with pytest.raises(BadRequest):

@@ -129,6 +129,12 @@ def test_what_is_no_r4_statement_is_the_ehrs_fault(statement) -> None:
         made(statement)
 
 
+def test_urls_that_are_none_are_left_out() -> None:
+    """An EHR may write anything where a URL belongs."""
+    found = made({**STATEMENT, "implementation": {"url": "http://["}, "instantiates": ["http://[", "http://x.example/y"]})
+    assert found["instantiates"] == ["http://x.example/y"]
+
+
 def test_every_type_of_the_tables_is_one_of_r4() -> None:
     """The names that requests and references are read with are those of the definitions."""
     assert tables().compartment.keys() <= RESOURCE_TYPES

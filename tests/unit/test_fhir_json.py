@@ -144,3 +144,9 @@ def test_the_depth_is_counted_right(text) -> None:
     else:
         with pytest.raises(BadRequest):
             parse(text.encode())
+
+
+def test_only_json_is_written() -> None:
+    """A value that JSON has no form for is a mistake of ours."""
+    with pytest.raises(TypeError):
+        serialize({"a": object()})

@@ -140,6 +140,7 @@ PATHS = {
     "ATK-F14 unknown type": ("Person2/B", 404),
     "ATK-F14 too long an id": ("Patient/" + "a" * 65, 404),
     "ATK-F14 no id": ("Patient/a_b", 404),
+    "ATK-F14 no version": ("Patient/A/_history/a_b", 404),
     "ATK-F7 system operation": ("$export", 501),
     "ATK-F7 type operation": ("Patient/$match", 501),
     "ATK-F7 instance operation": ("Patient/A/$everything", 501),
@@ -449,6 +450,16 @@ def test_if_none_match_on_an_update_is_kept() -> None:
     body = b'{"resourceType":"Observation","id":"o1","status":"final"}'
     assert ask("PUT", "Observation/o1", body=body, headers={**JSON, "if-none-match": "*"}).conditions.if_none_match == "*"
     assert refusal("PUT", "Observation/o1", body=body, headers={**JSON, "if-none-match": "1"}).reason == "if-none-match"
+
+
+def test_an_update_has_an_id_to_be_stored_under() -> None:
+    """Nothing can be put where no id is."""
+    assert refusal("PUT", "Observation/a_b", body=OBSERVATION, headers=JSON).reason == "id-malformed"
+
+
+def test_a_condition_is_ascii() -> None:
+    """A header in another encoding is read differently by different servers."""
+    assert refusal("POST", "Observation", body=OBSERVATION, headers={**JSON, "if-none-exist": "code=\u00e9"}).reason == "if-none-exist"
 
 
 def test_writes_take_no_parameters() -> None:
