@@ -1,1 +1,62 @@
-"""."""
+"""EHRs, the upstream FHIR servers: `connect` gives one that speaks the port in `base`."""
+
+from __future__ import annotations
+
+import ssl
+
+import structlog
+
+from gateway.adapters.ehr.address import address
+from gateway.adapters.ehr.aiohttp_transport import AiohttpTransport
+from gateway.adapters.ehr.auth import Auth, Basic, Bearer, NoAuth, tls_context
+from gateway.adapters.ehr.auto import AutoEhr
+from gateway.adapters.ehr.base import Transport
+from gateway.adapters.ehr.breaker import Breaker
+from gateway.adapters.ehr.generic import GenericEhr, Link
+from gateway.adapters.ehr.hapi import HapiEhr
+from gateway.adapters.ehr.httpx_transport import HttpxTransport
+from gateway.adapters.ehr.profile import load
+from gateway.errors import ConfigError
+
+__all__ = ["Auth", "AutoEhr", "Basic", "Bearer", "GenericEhr", "NoAuth", "connect", "tls_context"]
+
+log = structlog.get_logger("gateway.ehr")
+
+
+def connect(
+    name: str,
+    base_url: str,
+    *,
+    platform: str = "auto",
+    auth: Auth | None = None,
+    tls: ssl.SSLContext | None = None,
+    timeout: float = 10.0,
+    cap: int = 16 << 20,
+    transport: str | Transport = "aiohttp",
+) -> AutoEhr | GenericEhr:
+    """An EHR ready to be spoken to; nothing is sent yet. `close` gives its connections back.
+
+    `platform` is auto (asks the server), or the name of a profile. `timeout` is in seconds for a whole call, `cap` in bytes of one answer.
+    `tls` (see `tls_context`) holds a certificate for mTLS or another authority. Raises ConfigError for a URL or name that cannot be.
+    """
+    breaker = Breaker(lambda state: log.warning("ehr-breaker", ehr=name, state=state))
+    link = Link(name, address(base_url), _transport(transport, tls), auth or NoAuth(), breaker, timeout, cap)
+    if platform != "auto":
+        return _ehr(link, platform)
+    return AutoEhr(_ehr(link, "generic"), lambda found: _ehr(link, found))
+
+
+def _ehr(link: Link, platform: str) -> GenericEhr:
+    return (HapiEhr if platform == "hapi" else GenericEhr)(link, load(platform))
+
+
+def _transport(transport: str | Transport, tls: ssl.SSLContext | None) -> Transport:
+    match transport:
+        case "aiohttp":
+            return AiohttpTransport(tls)
+        case "httpx":
+            return HttpxTransport(tls)
+        case str():
+            raise ConfigError(f"There is no transport {transport!r}.", where="transport", fix="aiohttp or httpx")
+        case _:
+            return transport

@@ -1,0 +1,61 @@
+"""How the gateway signs in at an EHR: a header on every call, or a certificate in the TLS context."""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+
+class Auth(Protocol):
+    """Credentials for one EHR. Asked before every call, so that a token may change."""
+
+    def headers(self) -> Mapping[str, str]:
+        """What to send, usually an Authorization header."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoAuth:
+    """Nothing: the EHR is open to this machine, or knows it by its certificate."""
+
+    def headers(self) -> Mapping[str, str]:
+        """No header."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """User name and password (RFC 7617), as UTF-8."""
+
+    username: str
+    password: str = field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """`Authorization: Basic ...`."""
+        return {"Authorization": "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()}
+
+
+@dataclass(frozen=True, slots=True)
+class Bearer:
+    """A token (RFC 6750)."""
+
+    token: str = field(repr=False)
+
+    def headers(self) -> Mapping[str, str]:
+        """`Authorization: Bearer ...`."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+
+def tls_context(*, ca: Path | None = None, certificate: Path | None = None, key: Path | None = None) -> ssl.SSLContext:
+    """A context for one EHR, of PEM files: `ca` is trusted instead of what the system trusts; `certificate` and `key` are our own (mTLS).
+
+    Raises OSError or ssl.SSLError for files that cannot be read or do not fit.
+    """
+    context = ssl.create_default_context(cafile=ca)
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    return context
