@@ -28,7 +28,7 @@ from gateway.cache.policy import Lives
 from gateway.cache.redis import RedisStore
 from gateway.cache.store import CacheStore
 from gateway.config import EhrSettings, Settings
-from gateway.errors import Unavailable
+from gateway.errors import ConfigError, Unavailable
 from gateway.ingest.deliver import Parts as WorkerParts
 from gateway.ingest.deliver import Worker
 from gateway.ingest.receive import Door, Inbox
@@ -253,13 +253,18 @@ def _auth(ehr: EhrSettings) -> adapters.Auth:
 
 
 def _tls(ehr: EhrSettings) -> ssl.SSLContext | None:
-    """None: the system's certificates, and none of our own."""
-    if not ehr.url.startswith("https://"):
+    """None: what the system trusts, and no certificate of our own."""
+    if not ehr.url.startswith("https://") or not (ehr.ca or ehr.auth == "mtls"):
         return None
-    context = ssl.create_default_context(cafile=str(ehr.ca) if ehr.ca else None)
-    if ehr.auth == "mtls" and ehr.client_cert and ehr.client_key:
-        context.load_cert_chain(ehr.client_cert, ehr.client_key)
-    return context
+    own = (ehr.client_cert, ehr.client_key) if ehr.auth == "mtls" else (None, None)
+    try:
+        return adapters.tls_context(ca=ehr.ca, certificate=own[0], key=own[1])
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"EHR {ehr.name}: its certificates cannot be used ({error.strerror or error})",
+            where=f"ehr.{ehr.name}",
+            fix="ca, client_cert and client_key are PEM files, and the key is that of the certificate",
+        ) from error
 
 
 def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:
