@@ -102,22 +102,23 @@ class Smart:
     keysets: Keysets = field(default_factory=Keysets)
     records: list[AuditRecord] = field(default_factory=list)
     attempts: Attempts = field(default_factory=Attempts)
+    public_url: str = PUBLIC_URL
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
         lifetimes = Lifetimes()
         self.keys = SigningKeys(self.database, SEALER, clock=self.clock)
-        self.tokens = TokenDriver(self.database, public_url=PUBLIC_URL, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
-        self.inspector = Inspector(self.database, self.tokens, public_url=PUBLIC_URL, **common)
-        self.authorizations = Authorizations(self.database, public_url=PUBLIC_URL, types=TYPES, lifetimes=lifetimes, **common)
+        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
+        self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common)
+        self.authorizations = Authorizations(self.database, public_url=self.public_url, types=TYPES, lifetimes=lifetimes, **common)
         self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
         self.sessions = Sessions(self.database, **common)
-        self.launches = Launches(self.database, public_url=PUBLIC_URL, **common)
+        self.launches = Launches(self.database, public_url=self.public_url, **common)
         self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
         self.grants = Grants(self.database, **common)
         self.authenticator = Authenticator(self.database, clock=self.clock)
-        self.people = People(self.sessions, public_url=PUBLIC_URL)
-        self.pages = Pages(PUBLIC_URL)
+        self.people = People(self.sessions, public_url=self.public_url)
+        self.pages = Pages(self.public_url)
 
     async def _record_in(self, connection: Any, record: AuditRecord) -> None:
         del connection

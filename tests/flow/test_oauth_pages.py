@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 
+from gateway.errors import ConfigError, Unavailable
 from gateway.smart.server.accounts import Attempts
 from gateway.smart.server.consent import CATEGORIES
 from gateway.smart.server.launches import Wanted
@@ -609,3 +612,91 @@ async def test_launches_grow_old(running):
     browser = running.browser()
     await browser.authorize(smart.asking(scope="launch patient/Observation.rs", launch=created.launch))
     assert browser.answer["error"] == "invalid_request"
+
+
+async def test_pages_of_the_portal_ask_for_sign_in(running):
+    """A page that needs a person sends her to sign in and back; a form whose session ended leads home, and a forged one is refused."""
+    app, people = running.server.app(), running.server.people
+
+    async def page(request: Request) -> PlainTextResponse:
+        person = await people.require(request)
+        if request.method == "POST":
+            people.check_csrf(person, dict(request.query_params))
+            return PlainTextResponse(str(await people.open_record(person, request.query_params["patient"])))
+        return PlainTextResponse(f"{person.account.username} {person.patient} {[one.patient for one in person.patients]} {person.csrf}")
+
+    app.add_api_route("/portal/page", page, methods=["GET", "POST"], response_model=None)
+    browser = smart.Browser(app)
+    await browser.get("/portal/page?x=1%202")
+    assert browser.page.request.url.path == "/signin"
+    assert fields_of(browser, "/signin")["next"] == "/portal/page?x=1%202"
+    assert (await browser.http.post("/portal/page")).headers["location"] == "/signin?next=%2Fportal%2F"
+    await browser.sign_in("mum")
+    name, patient, *_, csrf = browser.page.text.split()
+    assert (name, patient) == ("mum", "m")
+    assert (await browser.http.post("/portal/page?patient=kid&csrf=wrong")).status_code == 403
+    assert (await browser.http.post(f"/portal/page?patient=a&csrf={csrf}")).text == "False"
+    assert (await browser.http.post(f"/portal/page?patient=kid&csrf={csrf}")).text == "True"
+    assert (await browser.get("/portal/page")).text.split()[1] == "kid"
+
+
+async def test_a_launch_needs_what_it_names(running):
+    """Each mistake of an operator is told with its fix."""
+    await running.server.public_app("no-launch", launch_uri="")
+    for wanted in (
+        Wanted("hapi", "nobody", "a"),
+        Wanted("hapi", "no-launch", "a"),
+        Wanted("hapi", "app", "Patient/a"),
+        Wanted("hapi", "app", ""),
+        Wanted("hapi", "app", "a", "e/1"),
+        Wanted("hapi", "app", "a", username="nobody"),
+        Wanted("hapi", "app", "a", username="far"),
+        Wanted("hapi", "app", "kid", username="ann"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            await running.server.launches.create(wanted)
+        assert refused.value.fix
+
+
+async def test_accounts_that_cannot_be_made(running):
+    """A name that is taken (in any spelling), a short password, a fhirUser that is none."""
+    for name, password, fhir_user in (
+        ("ANN", smart.PASSWORD, "Patient/x"),
+        ("", smart.PASSWORD, "Patient/x"),
+        ("zoe", "short", "Patient/x"),
+        ("zoe", smart.PASSWORD, "Group/x"),
+        ("zoe", smart.PASSWORD, "Patient/x/y"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            await running.server.accounts.add(name, password, ehr="hapi", fhir_user=fhir_user)
+        assert refused.value.fix
+
+
+async def test_a_new_password_ends_sessions(running):
+    """Whoever was signed in with the old one is out."""
+    account = await running.server.accounts.named("ann")
+    secret = await running.server.sessions.begin(account)
+    await running.server.accounts.set_password(account, "another password")
+    assert await running.server.sessions.current(secret) is None
+    browser = running.browser()
+    await browser.get("/signin")
+    assert (await browser.sign_in("ann")).status_code == 403
+    await browser.get("/signin")
+    await browser.sign_in("ann", "another password")
+    assert await running.server.sessions.current(_session(browser))
+
+
+async def test_a_store_that_is_down_is_said(running, monkeypatch):
+    """503 as a page, and as OAuth JSON with Retry-After; never a stack trace."""
+    browser = running.browser()
+
+    def down() -> None:
+        raise Unavailable(reason="store-down", retry_after=2)
+
+    monkeypatch.setattr(running.server.database, "read", down)
+    monkeypatch.setattr(running.server.database, "write", down)
+    page = await browser.http.get("/auth/hapi/authorize", params=smart.asking())
+    assert (page.status_code, page.headers["retry-after"]) == (503, "2")
+    assert "Please try again" in page.text
+    answer = await smart.exchange(browser.http, {"grant_type": "refresh_token", "refresh_token": "x"})
+    assert (answer.status_code, answer.json()["error"], answer.headers["retry-after"]) == (503, "temporarily_unavailable", "2")
