@@ -134,10 +134,13 @@ class Attempt:
     # Create ----------------------------------------------------------------------------------------------------------------
 
     async def _create(self, asked: Interaction, entry: Entry) -> StoredAnswer:
-        if entry.tried and entry.target and await self._exists(entry):
+        if entry.target and self._may_have_been_sent(entry) and await self._exists(entry):
             return stored.delivered(self.base, entry.kind, entry.type, entry.target)
-        await self.lease.sending({entry.position: None})
         return await self._send(plan.single(asked, entry))
+
+    def _may_have_been_sent(self, entry: Entry) -> bool:
+        """A create needs no mark of its own before it goes out: the lease is one, and a look too many costs a read only."""
+        return entry.tried or self.attempts > 1
 
     async def _exists(self, entry: Entry) -> bool:
         """In any version: what was deleted since is not made again."""
@@ -201,7 +204,7 @@ class Attempt:
     # Transaction -------------------------------------------------------------------------------------------------------------
 
     async def _transaction(self) -> StoredAnswer:
-        unknown = any(entry.tried for entry in self.entries)
+        unknown = self.attempts > 1 or any(entry.tried for entry in self.entries)
         for _ in range(ROUNDS):
             if unknown and await self._happened():
                 return stored.as_delivered(self.entries, self.base)

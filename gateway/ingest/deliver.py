@@ -109,6 +109,7 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then what is on its way is finished, or its lease given back, within `drain` seconds."""
         beat = asyncio.create_task(self._keep_leases())
+        self._parts.signals.has_worker = True
         try:
             while not stop.is_set():
                 try:
@@ -119,6 +120,7 @@ class Worker:
                 await self._parts.signals.wait_for_work(self._policy.poll)
             await self._drain()
         finally:
+            self._parts.signals.has_worker = False
             beat.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await beat

@@ -86,8 +86,7 @@ class Inbox:
             raise
         point("after-commit")
         self._signals.ring()
-        wait = 0.0 if interaction.prefer.respond_async else self._door.push_wait
-        return await self._answer(added, context, wait)
+        return await self._answer(added, context, 0.0 if interaction.prefer.respond_async else self._door.push_wait)
 
     async def status(self, principal: Principal, token: str, context: RequestContext) -> Answer:
         """What became of a message: of the sender's own only."""
@@ -173,6 +172,8 @@ class Inbox:
     async def _answer(self, added: inbox.Added, context: RequestContext, wait: float) -> Answer:
         """Whatever fails from here on, the message is stored: the worst answer is 202."""
         base = f"{self._door.public_url}/fhir/{added.message.ehr}"
+        if added.first and not wait:
+            return status.accepted(added.message, base)
         try:
             found = await self._result(added.message, wait)
         except Exception:  # the message is stored, and a 5xx would say that it is not
@@ -184,17 +185,18 @@ class Inbox:
         """The stored answer as soon as there is one; None when time is out, or nothing could be delivered."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
+        # A worker of this process rings; the store is only asked now and then whether another one was faster.
+        pause = self._door.poll * (5 if self._signals.has_worker else 1)
         with self._signals.waiting(message.id) as finished:
             while True:
                 async with self._database.read() as connection:
-                    current = await inbox.get(connection, message.id)
-                    if current is not None and current.is_final:
-                        sealed = await inbox.answer(connection, current.seq)
-                        return self._vault.answer(message.id, sealed) if sealed and current.state != State.DEAD else None
+                    state, sealed = await inbox.result(connection, message.id)
+                if state in inbox.FINAL:
+                    return self._vault.answer(message.id, sealed) if sealed and state != State.DEAD else None
                 left = deadline - loop.time()
                 if left <= 0:
                     return None
-                await _until(finished, min(left, self._door.poll))
+                await _until(finished, min(left, pause))
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

@@ -11,6 +11,7 @@ class Signals:
     """A bell for the worker and an event for each sender that waits. It only saves waiting: whoever misses one looks into the store."""
 
     def __init__(self) -> None:
+        self.has_worker = False
         self._bell = asyncio.Event()
         self._waiting: dict[str, list[asyncio.Event]] = {}
 

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
 from gateway.errors import Unavailable
+from gateway.store import one_hop
 
 metadata = MetaData(
     naming_convention={
@@ -76,7 +77,13 @@ class Database:
             raise ValueError("an in-memory SQLite has one connection only; use a file")
         driver = {"timeout": BUSY} if self.is_sqlite else {"timeout": BUSY, "command_timeout": _SLOW}
         self.engine = create_async_engine(
-            url, connect_args=driver, pool_pre_ping=not self.is_sqlite, pool_size=10, max_overflow=10, pool_timeout=BUSY
+            url,
+            connect_args=driver,
+            module=one_hop.driver if self.is_sqlite else None,
+            pool_pre_ping=not self.is_sqlite,
+            pool_size=10,
+            max_overflow=10,
+            pool_timeout=BUSY,
         )
         # SQLite has one writer at a time: waiting here costs less than its busy loop, and is in order.
         self._writer = asyncio.Lock()

@@ -10,7 +10,7 @@ None of these functions commits.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -237,6 +238,53 @@ class Accounting:
 _PLAIN = tuple(message.c[item.name] for item in fields(Message))
 _PIECE = tuple(entry.c[item.name] for item in fields(Entry))
 
+# The statements that every message needs are made once: building them anew costs more than running them.
+_UNDER_LEASE = update(message).where(
+    message.c.seq == bindparam("of_seq"),
+    message.c.attempt_token == bindparam("of_token"),
+    message.c.state.in_([State.CLAIMED, State.SENT]),
+)
+_SENDING = _UNDER_LEASE.values(state=State.SENT)
+_FINISHING = _UNDER_LEASE.values(
+    state=bindparam("state_"),
+    answer=bindparam("answer_"),
+    error=bindparam("error_"),
+    ended_at=bindparam("at_"),
+    lease_until=None,
+    lease_holder="",
+)
+_AGAIN = _UNDER_LEASE.values(
+    state=State.RECEIVED,
+    attempts=message.c.attempts - bindparam("less_"),
+    next_attempt_at=bindparam("at_"),
+    error=case((bindparam("error_") == "", message.c.error), else_=bindparam("error_", type_=String())),
+    lease_until=None,
+    lease_holder="",
+)
+_OF_MESSAGE = entry.c.seq == bindparam("of_seq")
+_OF_PIECE = and_(_OF_MESSAGE, entry.c.position == bindparam("of_position"))
+_TRIED = update(entry).where(_OF_PIECE).values(tried=True)
+_SEEN = update(entry).where(_OF_PIECE).values(tried=True, seen=bindparam("seen_"))
+_ALL_TRIED = update(entry).where(_OF_MESSAGE).values(tried=True)
+_END_PIECE = update(entry).where(_OF_PIECE).values(state=bindparam("state_"), answer=bindparam("answer_"))
+_END_PIECES = update(entry).where(_OF_MESSAGE, entry.c.state == State.RECEIVED).values(state=bindparam("state_"))
+_FREE = delete(key).where(key.c.seq == bindparam("of_seq"))
+_BY_ID = select(*_PLAIN).where(message.c.id == bindparam("of_id"))
+_RESULT = select(message.c.state, message.c.answer).where(message.c.id == bindparam("of_id"))
+_TAKE = (
+    update(message)
+    .where(message.c.seq.in_(bindparam("of_seqs", expanding=True)))
+    .values(
+        state=State.CLAIMED,
+        attempts=message.c.attempts + 1,
+        lease_until=bindparam("until_"),
+        lease_holder=bindparam("holder_"),
+        attempt_token=bindparam("token_"),
+    )
+    .returning(*_PLAIN, message.c.request)
+)
+_PIECES = select(*_PIECE, entry.c.seq).where(entry.c.seq.in_(bindparam("of_seqs", expanding=True))).order_by(entry.c.seq, entry.c.position)
+
 
 def _message(row: Row[Any]) -> Message:
     """From the first columns of a row, which are `_PLAIN`."""
@@ -253,20 +301,18 @@ def _entry(row: Row[Any]) -> Entry:
 
 async def add(connection: AsyncConnection, new: NewMessage, entries: Sequence[Entry], keys: Collection[str]) -> Added:
     """Store a message, or find the first one of the same identity and content (FAULT-S1). A message behind a dead one is held at once."""
-    seq = await _insert(connection, new)
-    if seq is None:
+    stored = await _insert(connection, new)
+    if stored is None:
         row = (await connection.execute(select(*_PLAIN).where(message.c.repeat_key == new.repeat_key))).one()
         return Added(_message(row), first=False)
     if entries:
-        await connection.execute(insert(entry), [_values(item) | {"seq": seq} for item in entries])
-    await connection.execute(insert(key), [{"key": item, "seq": seq} for item in sorted(set(keys))])
-    await _hold(connection, seq)
-    row = (await connection.execute(select(*_PLAIN).where(message.c.seq == seq))).one()
-    return Added(_message(row), first=True)
+        await connection.execute(insert(entry), [_values(item) | {"seq": stored.seq} for item in entries])
+    await connection.execute(insert(key), [{"key": item, "seq": stored.seq} for item in sorted(set(keys))])
+    held = await connection.execute(_HOLD_ONE, {"of_seq": stored.seq, "held_": State.HELD})
+    return Added(replace(stored, state=State.HELD) if _count(held) else stored, first=True)
 
 
-async def _insert(connection: AsyncConnection, new: NewMessage) -> int | None:
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+async def _insert(connection: AsyncConnection, new: NewMessage) -> Message | None:
     values = _values(new) | {
         "identity_reused": await _identity_used(connection, new),
         "state": State.RECEIVED,
@@ -276,8 +322,9 @@ async def _insert(connection: AsyncConnection, new: NewMessage) -> int | None:
         "attempt_token": "",
         "error": "",
     }
-    statement = make(message).values(**values).on_conflict_do_nothing(index_elements=["repeat_key"]).returning(message.c.seq)
-    return (await connection.execute(statement)).scalar_one_or_none()
+    statement = _INSERT_POSTGRES if connection.dialect.name == "postgresql" else _INSERT_SQLITE
+    row = (await connection.execute(statement, values)).first()
+    return _message(row) if row is not None else None
 
 
 async def _identity_used(connection: AsyncConnection, new: NewMessage) -> bool:
@@ -286,6 +333,10 @@ async def _identity_used(connection: AsyncConnection, new: NewMessage) -> bool:
         return False
     other = select(literal(1)).where(message.c.identity == new.identity, message.c.repeat_key != new.repeat_key).limit(1)
     return (await connection.execute(other)).first() is not None
+
+
+_INSERT_SQLITE = sqlite.insert(message).on_conflict_do_nothing(index_elements=["repeat_key"]).returning(*_PLAIN)
+_INSERT_POSTGRES = postgresql.insert(message).on_conflict_do_nothing(index_elements=["repeat_key"]).returning(*_PLAIN)
 
 
 def _values(value: NewMessage | Entry) -> dict[str, Any]:
@@ -302,36 +353,35 @@ async def claim(
 
     A lease that has run out counts as none: its message is claimed again with a new token (FAULT-P1).
     """
-    due = _due(now, paused).order_by(message.c.seq).limit(limit).with_for_update(skip_locked=True)
-    found = [row.seq for row in await connection.execute(due)]
+    found = [row.seq for row in await connection.execute(_DUE, {"now_": now, "paused_": list(paused), "limit_": limit})]
     if not found:
         return ()
-    await connection.execute(
-        update(message)
-        .where(message.c.seq.in_(found))
-        .values(state=State.CLAIMED, attempts=message.c.attempts + 1, lease_until=until, lease_holder=holder, attempt_token=token)
-    )
-    return await _claimed(connection, found)
-
-
-def _due(now: datetime, paused: Collection[str]) -> Any:
-    mine, earlier = key.alias(), key.alias()
-    behind = exists().where(mine.c.seq == message.c.seq, earlier.c.key == mine.c.key, earlier.c.seq < mine.c.seq)
-    statement = select(message.c.seq).where(
-        text(f"inbox_message.{_OPEN}"),
-        message.c.next_attempt_at <= now,
-        or_(message.c.lease_until.is_(None), message.c.lease_until < now),
-        ~behind,
-    )
-    return statement.where(message.c.ehr.not_in(list(paused))) if paused else statement
-
-
-async def _claimed(connection: AsyncConnection, found: Sequence[int]) -> tuple[Claimed, ...]:
+    leased = {"of_seqs": found, "until_": until, "holder_": holder, "token_": token}
+    rows = (await connection.execute(_TAKE, leased)).all()
     pieces: dict[int, list[Entry]] = {seq: [] for seq in found}
-    for row in await connection.execute(select(*_PIECE, entry.c.seq).where(entry.c.seq.in_(found)).order_by(entry.c.seq, entry.c.position)):
+    for row in await connection.execute(_PIECES, {"of_seqs": found}):
         pieces[row.seq].append(_entry(row))
-    rows = await connection.execute(select(*_PLAIN, message.c.request).where(message.c.seq.in_(found)).order_by(message.c.seq))
-    return tuple(Claimed(_message(row), row.request, tuple(pieces[row.seq])) for row in rows)
+    return tuple(Claimed(_message(row), row.request, tuple(pieces[row.seq])) for row in sorted(rows, key=lambda row: row.seq))
+
+
+def _first_of_its_keys() -> Any:
+    mine, earlier = key.alias(), key.alias()
+    return ~exists().where(mine.c.seq == message.c.seq, earlier.c.key == mine.c.key, earlier.c.seq < mine.c.seq)
+
+
+_DUE = (
+    select(message.c.seq)
+    .where(
+        text(f"inbox_message.{_OPEN}"),
+        message.c.next_attempt_at <= bindparam("now_"),
+        or_(message.c.lease_until.is_(None), message.c.lease_until < bindparam("now_")),
+        message.c.ehr.not_in(bindparam("paused_", expanding=True)),
+        _first_of_its_keys(),
+    )
+    .order_by(message.c.seq)
+    .limit(bindparam("limit_"))
+    .with_for_update(skip_locked=True)
+)
 
 
 async def renew(connection: AsyncConnection, held: Mapping[int, str], until: datetime) -> frozenset[int]:
@@ -343,16 +393,19 @@ async def renew(connection: AsyncConnection, held: Mapping[int, str], until: dat
 
 async def sending(connection: AsyncConnection, claimed: Message, seen: Mapping[int, str | None]) -> None:
     """From here on the EHR may have it: position to the version that was read before. Committed before the first byte goes out."""
-    await _change(connection, claimed, state=State.SENT)
+    await _under_lease(connection, _SENDING, claimed)
     for position, version in seen.items():
-        values: dict[str, Any] = {"tried": True} if version is None else {"tried": True, "seen": version}
-        await connection.execute(update(entry).where(entry.c.seq == claimed.seq, entry.c.position == position).values(**values))
+        piece = {"of_seq": claimed.seq, "of_position": position}
+        if version is None:
+            await connection.execute(_TRIED, piece)
+        else:
+            await connection.execute(_SEEN, piece | {"seen_": version})
 
 
 async def finish_entry(connection: AsyncConnection, claimed: Message, position: int, state: State, answer: bytes) -> None:
     """One entry of a batch is through: it is not sent again when others are (FAULT-U24)."""
-    await _change(connection, claimed, state=State.SENT)
-    await connection.execute(update(entry).where(entry.c.seq == claimed.seq, entry.c.position == position).values(state=state, answer=answer))
+    await _under_lease(connection, _SENDING, claimed)
+    await connection.execute(_END_PIECE, {"of_seq": claimed.seq, "of_position": position, "state_": state, "answer_": answer})
 
 
 async def finish(
@@ -367,35 +420,36 @@ async def finish(
 ) -> None:
     """Done, rejected or dead. What waited behind it may go on; behind a dead one it is held, unless `block` is False."""
     ended = None if state is State.DEAD else at
-    await _change(connection, claimed, state=state, answer=answer, error=error, ended_at=ended, lease_until=None, lease_holder="")
-    if state is not State.DEAD:
-        await connection.execute(update(entry).where(entry.c.seq == claimed.seq, entry.c.state == State.RECEIVED).values(state=state))
+    await _under_lease(connection, _FINISHING, claimed, state_=state, answer_=answer, error_=error, at_=ended)
+    if state is State.DEAD:
+        await connection.execute(_ALL_TRIED, {"of_seq": claimed.seq})
+    else:
+        await connection.execute(_END_PIECES, {"of_seq": claimed.seq, "state_": state})
     if state is State.DEAD and block:
         await _hold(connection)
     else:
-        await connection.execute(delete(key).where(key.c.seq == claimed.seq))
+        await connection.execute(_FREE, {"of_seq": claimed.seq})
 
 
 async def again(connection: AsyncConnection, claimed: Message, *, at: datetime, error: str = "", counts: bool = True) -> None:
-    """Give the lease back for another attempt at that time. `counts` is False when the EHR was not to blame, or asked for a pause."""
-    attempts = message.c.attempts if counts else message.c.attempts - 1
-    values: dict[str, Any] = {"error": error} if error else {}
-    await _change(connection, claimed, state=State.RECEIVED, attempts=attempts, next_attempt_at=at, lease_until=None, lease_holder="", **values)
+    """Give the lease back for another attempt at that time. `counts` is False when the EHR was not to blame, or asked for a pause.
+
+    Whatever was to be sent may have been: the next attempt looks first, also when this one did not count.
+    """
+    await _under_lease(connection, _AGAIN, claimed, at_=at, error_=error, less_=0 if counts else 1)
+    await connection.execute(_ALL_TRIED, {"of_seq": claimed.seq})
 
 
-async def _change(connection: AsyncConnection, claimed: Message, **values: Any) -> None:
+async def _under_lease(connection: AsyncConnection, statement: Any, claimed: Message, **values: Any) -> None:
     """Change a message under its lease. Raises Fenced when the lease is another's, or the message is through."""
-    statement = (
-        update(message)
-        .where(
-            message.c.seq == claimed.seq,
-            message.c.attempt_token == claimed.attempt_token,
-            message.c.state.in_((State.CLAIMED, State.SENT)),
-        )
-        .values(**values)
-    )
-    if cast("CursorResult[Any]", await connection.execute(statement)).rowcount != 1:
+    found = await connection.execute(statement, {"of_seq": claimed.seq, "of_token": claimed.attempt_token, **values})
+    if _count(found) != 1:
         raise Fenced
+
+
+def _count(result: Any) -> int:
+    """Rows that an UPDATE changed."""
+    return int(cast("CursorResult[Any]", result).rowcount)
 
 
 # Behind a dead one ---------------------------------------------------------------------------------------------------------
@@ -412,13 +466,13 @@ def _behind_dead() -> Any:
     )
 
 
-async def _hold(connection: AsyncConnection, seq: int | None = None) -> None:
-    """Hold what waits behind a dead message, and what waits behind that; only `seq` when it is given."""
-    statement = update(message).where(message.c.state == State.RECEIVED, _behind_dead()).values(state=State.HELD)
-    if seq is not None:
-        await connection.execute(statement.where(message.c.seq == seq))
-        return
-    while cast("CursorResult[Any]", await connection.execute(statement)).rowcount:
+_HOLD = update(message).where(message.c.state == State.RECEIVED, _behind_dead()).values(state=bindparam("held_"))
+_HOLD_ONE = _HOLD.where(message.c.seq == bindparam("of_seq"))
+
+
+async def _hold(connection: AsyncConnection) -> None:
+    """Hold what waits behind a dead message, and what waits behind that."""
+    while _count(await connection.execute(_HOLD, {"held_": State.HELD})):
         pass
 
 
@@ -435,7 +489,7 @@ async def retry(connection: AsyncConnection, id_: str, at: datetime) -> bool:
         .where(message.c.id == id_, message.c.state == State.DEAD)
         .values(state=State.RECEIVED, attempts=0, next_attempt_at=at, error="")
     )
-    if cast("CursorResult[Any]", await connection.execute(statement)).rowcount != 1:
+    if _count(await connection.execute(statement)) != 1:
         return False
     await _let_go(connection)
     return True
@@ -463,13 +517,19 @@ async def drop(connection: AsyncConnection, id_: str, at: datetime, answer: byte
 
 async def get(connection: AsyncConnection, id_: str) -> Message | None:
     """By id."""
-    row = (await connection.execute(select(*_PLAIN).where(message.c.id == id_))).first()
+    row = (await connection.execute(_BY_ID, {"of_id": id_})).first()
     return _message(row) if row is not None else None
 
 
 async def answer(connection: AsyncConnection, seq: int) -> bytes | None:
     """The stored answer, sealed."""
     return (await connection.execute(select(message.c.answer).where(message.c.seq == seq))).scalar_one_or_none()
+
+
+async def result(connection: AsyncConnection, id_: str) -> tuple[str, bytes | None]:
+    """The state of a message and its stored answer, sealed; ("", None) for none."""
+    row = (await connection.execute(_RESULT, {"of_id": id_})).first()
+    return (str(row[0]), row[1]) if row is not None else ("", None)
 
 
 async def request(connection: AsyncConnection, seq: int) -> bytes:

@@ -188,6 +188,7 @@ async def test_a_refusal_of_the_ehr_is_the_answer(gateway):
     async with working(gateway):
         answer = await gateway.post()
         later = await gateway.post(ASYNC)
+        await _settled(gateway)
     assert (answer.status, json.loads(answer.body)["issue"][0]["code"]) == (422, "value")
     (entry,) = json.loads((await gateway.status(later)).body)["entry"]
     assert (entry["response"]["status"], entry["response"]["outcome"]["resourceType"]) == ("422", "OperationOutcome")
@@ -349,6 +350,7 @@ async def test_one_key_with_other_content_is_processed_and_flagged(gateway):
         first = await gateway.post(key("k1"))
         second = await gateway.post(key("k1"), valueString="other")
         third = await gateway.post(key("k1"), ASYNC, valueString="third")
+        await _settled(gateway)
     assert (first.status, second.status) == (201, 201)
     assert first.header("Location") != second.header("Location")
     assert (first.header("Warning"), second.header("Warning")[:5]) == ("", "199 -")
