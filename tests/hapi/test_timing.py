@@ -1,0 +1,64 @@
+"""Does the time of a refusal tell whether somebody else's resource exists? ATK-F1, with a foreign body of 200 kB on a real HAPI."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from statistics import median
+
+import httpx
+import pytest
+
+from tests.flow.two import Two, load
+from tests.flow.whole import Whole, whole
+
+pytestmark = [pytest.mark.hapi, pytest.mark.timeout(240)]
+
+ROUNDS = 300
+ADVANTAGE = 0.10
+"""How far the chance of telling the two apart may lie from a coin's. With 300 rounds its standard error is 0.024: four of them."""
+
+
+@pytest.fixture
+async def gateway(hapi_url: str, tmp_path) -> AsyncIterator[Whole]:
+    async with whole(hapi_url, tmp_path) as running:
+        yield running
+
+
+async def test_absent_and_foreign_ids_take_the_same_time(gateway: Whole, hapi_url: str):
+    """Alternated reads of B's 200 kB Observation and of nothing: the area under the curve stays near one half."""
+    two = Two()
+    load(hapi_url, two.resources(large=200_000))
+    token = await gateway.token("patient/*.rs", patient=two.a)
+    foreign = [f"Observation/{two.id('lab-b')}" for _ in range(ROUNDS)]
+    absent = [f"Observation/none-{two.tag}-{number % 7}" for number in range(ROUNDS)]
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for pair in zip(foreign, absent, strict=True):
+        for is_foreign, path in zip((True, False), pair, strict=True):
+            started = time.perf_counter()
+            answer = await gateway.fhir(token, "GET", path)
+            times[is_foreign].append(time.perf_counter() - started)
+            assert answer.status_code == 404
+    told = area_under_curve(times[True][20:], times[False][20:])
+    print(f"\nforeign {median(times[True]) * 1000:.2f} ms, absent {median(times[False]) * 1000:.2f} ms, area under the curve {told:.3f}")
+    assert abs(told - 0.5) < ADVANTAGE
+
+
+async def test_a_plain_read_would_tell(hapi_url: str):
+    """The measure works: straight at the EHR, the same two are told apart. Else the test above could not fail."""
+    two = Two()
+    load(hapi_url, two.resources(large=200_000))
+    times: dict[bool, list[float]] = {True: [], False: []}
+    async with httpx.AsyncClient() as http:
+        for number in range(60):
+            for is_foreign, id_ in ((True, two.id("lab-b")), (False, f"none-{two.tag}-{number % 7}")):
+                started = time.perf_counter()
+                await http.get(f"{hapi_url}/Observation/{id_}")
+                times[is_foreign].append(time.perf_counter() - started)
+    assert abs(area_under_curve(times[True][10:], times[False][10:]) - 0.5) > ADVANTAGE
+
+
+def area_under_curve(first: list[float], second: list[float]) -> float:
+    """The chance that one of the first took longer than one of the second (ties count half)."""
+    wins = sum((a > b) + 0.5 * (a == b) for a in first for b in second)
+    return wins / (len(first) * len(second))
