@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -120,17 +122,58 @@ def test_keys_are_kept_no_longer_than_allowed(header, seconds):
     assert life_of(header) == seconds
 
 
+class Asked:
+    """A fetch that counts, over a clock that stands still."""
+
+    def __init__(self, found: FetchedKeys | None) -> None:
+        self.found, self.times, self.moment = found, 0, 100.0
+
+    async def __call__(self, url: str) -> FetchedKeys | None:
+        del url
+        self.times += 1
+        return self.found
+
+    def keys(self) -> ClientKeys:
+        return ClientKeys(self, clock=lambda: self.moment)
+
+
 async def test_keys_are_asked_for_again_when_they_are_old():
-    """Within its life a set is asked for once."""
-    asked: list[str] = []
-    moment = [0.0]
+    """Within its life a set is asked for once, by many at the same time too."""
+    asked = Asked(FetchedKeys(KEYS, 30))
+    keys = asked.keys()
+    assert await asyncio.gather(*(keys.of(CLIENT, "k") for _ in range(5))) == [KEYS] * 5
+    assert asked.times == 1
+    asked.moment += 30
+    await keys.of(CLIENT, "k")
+    assert asked.times == 2
 
-    async def fetch(url: str) -> FetchedKeys:
-        asked.append(url)
-        return FetchedKeys(KEYS, 30)
 
-    keys = ClientKeys(fetch, clock=lambda: moment[0])
-    assert await keys.of(CLIENT) == await keys.of(CLIENT) == KEYS
-    moment[0] = 30.0
+async def test_a_new_key_is_looked_for():
+    """A client replaced its key: its set is read again, though not for every made-up key id."""
+    asked = Asked(FetchedKeys(KEYS, 3600))
+    keys = asked.keys()
+    await keys.of(CLIENT, "k")
+    await keys.of(CLIENT, "new")
+    assert asked.times == 1
+    asked.moment += 5
+    await keys.of(CLIENT, "new")
+    await keys.of(CLIENT, "newer")
+    assert asked.times == 2
+
+
+async def test_a_set_that_is_away_is_left_in_peace():
+    """Neither is a failure asked for by every assertion."""
+    asked = Asked(None)
+    keys = asked.keys()
+    assert [await keys.of(CLIENT), await keys.of(CLIENT)] == [None, None]
+    assert asked.times == 1
+    asked.moment += 5
     await keys.of(CLIENT)
-    assert len(asked) == 2
+    assert asked.times == 2
+
+
+async def test_keys_by_value_need_no_network():
+    """Jwks in the registration."""
+    asked = Asked(None)
+    assert await asked.keys().of(replace(CLIENT, jwks_uri="", jwks=KEYS), "k") == KEYS
+    assert asked.times == 0

@@ -85,7 +85,7 @@ class TokenDriver:
         async with self._database.read() as connection:
             found = await _read(connection, found, asked)
         if found.client and asked.assertion and asked.assertion.header.get("alg") in ALGORITHMS and not asked.problem:
-            found = replace(found, client_keys=await self._client_keys.of(found.client))
+            found = replace(found, client_keys=await self._client_keys.of(found.client, asked.assertion.key_id))
         if found.code:
             found = replace(found, signing_key=await self._keys.signing())
         return found

@@ -27,6 +27,7 @@ MAX_SECONDS = 5.0
 _DEFAULT_LIFE = 60  # seconds, when the answer says nothing
 _LONGEST_LIFE = 3600
 _MAX_CACHED = 1024  # URLs
+_PAUSE = 5.0  # seconds before a set is asked for again that could not be had, or that lacks a key id
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -128,33 +129,53 @@ def life_of(cache_control: str) -> int:
     return min(int(match[1]), _LONGEST_LIFE) if match else _DEFAULT_LIFE
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A key set, or None where it could not be had; since when and until when it counts, on the monotonic clock."""
+
+    keys: Mapping[str, Any] | None
+    since: float
+    until: float
+
+
 class ClientKeys:
-    """The keys of clients, those by URL kept in the process for as long as they may be. One fetch at a time for each URL."""
+    """The keys of clients, those by URL kept in the process for as long as they may be. One fetch at a time for each URL.
+
+    A key id that is not in a kept set is a reason to look again, since clients replace their keys, but not more often than every few seconds:
+    assertions are made up by anybody, and each would cost the client's server a request.
+    """
 
     def __init__(self, fetch: FetchJwks, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._fetch, self._clock = fetch, clock
-        self._kept: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self._kept: dict[str, _Kept] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def of(self, client: Client) -> Mapping[str, Any] | None:
-        """The client's JWK Set, or None when it has none or it cannot be had."""
-        if not client.jwks_uri:
+    async def of(self, client: Client, key_id: str = "") -> Mapping[str, Any] | None:
+        """The client's JWK Set, or None when it has none or it cannot be had. `key_id` is the one that is wanted."""
+        url = client.jwks_uri
+        if not url:
             return client.jwks
-        if kept := self._fresh(client.jwks_uri):
-            return kept
-        lock = self._locks.setdefault(client.jwks_uri, asyncio.Lock())
-        async with lock:
-            return self._fresh(client.jwks_uri) or await self._renewed(client.jwks_uri)
+        if kept := self._fresh(url, key_id):
+            return kept.keys
+        async with self._locks.setdefault(url, asyncio.Lock()):
+            kept = self._fresh(url, key_id) or await self._renewed(url)
+            return kept.keys
 
-    def _fresh(self, url: str) -> Mapping[str, Any] | None:
-        until, keys = self._kept.get(url, (0.0, None))
-        return keys if keys is not None and self._clock() < until else None
-
-    async def _renewed(self, url: str) -> Mapping[str, Any] | None:
-        fetched = await self._fetch(url)
-        if fetched is None:
+    def _fresh(self, url: str, key_id: str) -> _Kept | None:
+        kept, moment = self._kept.get(url), self._clock()
+        if kept is None or moment >= kept.until:
             return None
+        known = kept.keys is None or not key_id or any(_key_id(key) == key_id for key in kept.keys["keys"])
+        return kept if known or moment < kept.since + _PAUSE else None
+
+    async def _renewed(self, url: str) -> _Kept:
+        fetched, moment = await self._fetch(url), self._clock()
+        kept = _Kept(fetched.keys, moment, moment + fetched.life) if fetched else _Kept(None, moment, moment + _PAUSE)
         if len(self._kept) >= _MAX_CACHED:
             self._kept.clear()
-        self._kept[url] = (self._clock() + fetched.life, fetched.keys)
-        return fetched.keys
+        self._kept[url] = kept
+        return kept
+
+
+def _key_id(key: Any) -> Any:
+    return cast("dict[str, Any]", key).get("kid") if isinstance(key, dict) else None

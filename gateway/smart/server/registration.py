@@ -28,7 +28,6 @@ from gateway.store.oauth_rows import Client, digest, new_id, new_secret
 _APP_GRANTS = ("authorization_code", "refresh_token")
 _METHODS = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 _SECRETS = ("client_secret_basic", "client_secret_post")
-_SHORTEST_SECRET = 8
 _LONGEST = 20_000  # characters; a scope of every type is the longest sane value
 _KEPT = ("client_uri", "policy_uri", "tos_uri", "software_id", "software_version")  # as they are; nothing is ever fetched from them
 _CLIENT_ID = re.compile(r"[!-~]{1,255}", re.ASCII)
@@ -69,8 +68,8 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
     kept = known.secret_hash if known and known.auth_method in _SECRETS and not secret else ""
     if method in _SECRETS and not secret and not kept:
         secret = new_secret()
-    if secret and (method not in _SECRETS or len(secret) < _SHORTEST_SECRET):
-        raise _refused(f"client_secret is for client_secret_basic or client_secret_post, and has at least {_SHORTEST_SECRET} characters.")
+    if secret and method not in _SECRETS:
+        raise _refused("client_secret is for client_secret_basic or client_secret_post.")
     client = Client(
         id=client_id,
         name=_text(metadata, "client_name") or client_id,
@@ -207,7 +206,7 @@ def _parts(uri: str) -> SplitResult | None:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -252,7 +251,7 @@ def _check_keys_uri(uri: str, rules: Rules) -> None:
     loopback = rules.loopback_keys and _is_loopback(host)
     if parts is None or not host or "#" in uri or "@" in parts.netloc or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
         raise _refused("jwks_uri is an https URL without user name or fragment.")
-    if not loopback and (host == "localhost" or (_is_address(host) and not is_public(host))):
+    if not loopback and (_is_loopback(host) or (_is_address(host) and not is_public(host))):
         raise _refused("jwks_uri must be on a public address.")
 
 

@@ -39,7 +39,7 @@ class Lifetimes:
     code: int = 60
     access: int = 3600
     backend: int = 300  # SMART Backend Services: at most five minutes
-    refresh: int = 90 * 86400
+    refresh: int = 100 * 86400  # (g)(10): at least three months, and as long again at each renewal
     launch: int = 300
     transaction: int = 600
 
