@@ -122,7 +122,8 @@ async def load(base_url: str, what: Sequence[Folder], *, headers: Mapping[str, s
             if not again and await loader.has(folder):
                 skipped += 1
                 continue
-            say(f"Loading {number} of {len(what)}: {folder.title} ({len(folder.resources)} resources)")
+            count = len(folder.resources)
+            say(f"Loading {number} of {len(what)}: {folder.title} ({count} resource{'' if count == 1 else 's'})")
             await loader.put(folder)
         return Loaded(loader.written, skipped, tuple(loader.refused))
 

@@ -112,7 +112,7 @@ export async function renew(server, token) {
 export async function revoke(server, token) {
   if (!server.revocationEndpoint) return;
   const body = new URLSearchParams({ token: token.refresh_token ?? token.access_token, client_id: server.clientId });
-  await fetch(server.revocationEndpoint, { method: "POST", body, credentials: "omit" }).catch(() => null);
+  await fetch(server.revocationEndpoint, { method: "POST", body, credentials: "omit" }).then((response) => response.text()).catch(() => null);
 }
 
 async function exchange(server, form) {
