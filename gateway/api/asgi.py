@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import BadRequest, FhirError, TooLarge
+from gateway.errors import BadRequest, FhirError, TooLarge, UnsupportedMedia
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -50,12 +50,12 @@ def value(headers: Headers, name: bytes) -> str:
 
 
 async def read_body(headers: Headers, receive: Receive, limits: Limits) -> bytes:
-    """The whole body. Raises TooLarge (413), RequestTimeout (408) or ClientGone."""
+    """The whole body. Raises TooLarge (413), UnsupportedMedia (415), RequestTimeout (408) or ClientGone."""
     announced = value(headers, b"content-length")
     if announced.isdecimal() and int(announced) > limits.cap:
         raise TooLarge(reason="body-too-large")
-    if value(headers, b"content-encoding") not in ("", "identity"):
-        raise BadRequest("Send the body without a content encoding.", reason="content-encoding")
+    if value(headers, b"content-encoding").lower() not in ("", "identity"):  # a small body could grow without end (FAULT-S12)
+        raise UnsupportedMedia("Send the body without a content encoding.", reason="content-encoding")
     chunks: list[bytes] = []
     size = 0
     try:

@@ -40,7 +40,7 @@ class Capabilities:
     async def _fetch(self, ehr: Ehr, context: RequestContext) -> bytes:
         reply = await ehr.send(EhrCall(Kind.CAPABILITIES, request_id=context.request_id))
         if reply.status != 200:
-            raise refusal(reply, context, self._events)
+            raise refusal(reply, ehr, context, self._events)
         statement = capability.reduce(
             parse_trusted(reply.body),
             self._tables,

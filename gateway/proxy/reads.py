@@ -67,7 +67,7 @@ class Reader:
             raise NotFound
         reply = await self.send(EhrCall(Kind.SEARCH, asked.type, params=narrowed.interaction.params))
         if reply.status != 200:
-            raise refusal(reply, self.context, self.events)
+            raise refusal(reply, self.ehr, self.context, self.events)
         for entry in open_searchset(reply.body).entries:
             if entry.mode == "match" and is_that(entry.resource, asked) and (keep := await self.judge(entry.resource, reaches)):
                 return _instance(entry.raw, entry.resource, keep)
@@ -78,7 +78,7 @@ class Reader:
         if reply.status in (404, 410):
             raise NotFound
         if reply.status != 200:
-            raise refusal(reply, self.context, self.events)
+            raise refusal(reply, self.ehr, self.context, self.events)
         resource = parse_trusted(reply.body)
         if not is_that(resource, asked):
             raise self.lied("read-other-resource")
@@ -93,7 +93,7 @@ class Reader:
             return Fetched(time.time(), total=0)
         reply = await self.send(EhrCall(Kind.SEARCH, searched, params=narrowed.interaction.params, page=page))
         if reply.status != 200:
-            raise refusal(reply, self.context, self.events)
+            raise refusal(reply, self.ehr, self.context, self.events)
         found = open_searchset(reply.body)
         entries: list[Entry] = []
         patients: set[str] = set()
@@ -208,9 +208,9 @@ def _http_date(instant: Any) -> str:
     return format_datetime(moment.astimezone(tz=UTC), usegmt=True) if moment.tzinfo else ""
 
 
-def refusal(reply: EhrReply, context: RequestContext, events: Events) -> FhirError:
+def refusal(reply: EhrReply, ehr: Ehr, context: RequestContext, events: Events) -> FhirError:
     """The EHR's refusal as an error of ours: its codes and places, a sentence of ours; its own words go to the event log."""
-    translated = outcome.from_upstream(reply.body, reply.status)
+    translated = outcome.from_upstream(reply.body, reply.status, base=ehr.base_url)
     if translated.hidden:
         events(context.request_id, "ehr-diagnostics", translated.hidden)
     return translated.error(retry_after=reply.headers.get("retry-after", ""))

@@ -75,7 +75,7 @@ class Writer:
         async with self.cache.touching(names):
             reply = await self.reader.send(EhrCall(asked.kind, body=asked.body))
         if reply.status != 200:
-            raise refusal(reply, self.reader.context, self.reader.events)
+            raise refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
         return reply
 
     @property
@@ -212,7 +212,7 @@ class Writer:
     async def _existing(self, asked: Interaction, condition: tuple[Param, ...]) -> Written | None:
         reply = await self.reader.send(EhrCall(Kind.SEARCH, asked.type, params=(*condition, Param("_count", "", "2"))))
         if reply.status != 200:
-            raise refusal(reply, self.reader.context, self.reader.events)
+            raise refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
         found = [entry for entry in open_searchset(reply.body).entries if entry.mode == "match"]
         mine = [entry for entry in found if await self.reader.judge(entry.resource, self.reader.constraint.match)]
         if not mine:
@@ -250,7 +250,7 @@ class Writer:
         return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, tuple(sorted(patients)))
 
     def _refused(self, reply: EhrReply) -> FhirError:
-        error = refusal(reply, self.reader.context, self.reader.events)
+        error = refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
         # After the stored resource was found and judged, an EHR's 404 can only mean that it went away in between.
         return PreconditionFailed(reason="version-changed") if isinstance(error, NotFound) and not self._is_system else error
 
