@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -210,8 +210,3 @@ def _is_json_type(content_type: str) -> bool:
     media_type, _, parameters = content_type.lower().partition(";")
     charset = next((value for name, _, value in (one.partition("=") for one in parameters.split(";")) if name.strip() == "charset"), "")
     return media_type.strip() in _JSON_TYPES and charset.strip().strip('"') in _UTF_8
-
-
-def with_status(reply: EhrReply, status: int) -> EhrReply:
-    """The same reply under the status that FHIR gives it."""
-    return replace(reply, status=status)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gateway.adapters.ehr.base import EhrCall, EhrReply
-from gateway.adapters.ehr.generic import GenericEhr, with_status
+from gateway.adapters.ehr.generic import GenericEhr
 from gateway.fhir.interaction import Kind
 
 STALE = b"HAPI-0989"
@@ -16,8 +18,16 @@ class HapiEhr(GenericEhr):
     """A HAPI FHIR server."""
 
     def settled(self, call: EhrCall, reply: EhrReply) -> EhrReply:
-        """A stale If-Match is 409 at HAPI and 412 in FHIR (http.html 3.1.0.5). Other 409s, such as a referenced resource, stay."""
-        guarded = bool(call.if_match) or call.kind in (Kind.TRANSACTION, Kind.BATCH)
-        if reply.status == 409 and (STALE in reply.body or (guarded and RACED in reply.body)):
-            return with_status(reply, 412)
+        """Its 409 for a stale If-Match as FHIR's 412 (http.html 3.1.0.5), and Location on every write (3.1.0.4)."""
+        if _is_stale(call, reply):
+            return replace(reply, status=412)
+        if call.kind in (Kind.CREATE, Kind.UPDATE) and reply.status in (200, 201) and "location" not in reply.headers:
+            # An update that makes the resource carries it as Content-Location only.
+            return replace(reply, headers={**reply.headers, "location": reply.headers.get("content-location", "")})
         return reply
+
+
+def _is_stale(call: EhrCall, reply: EhrReply) -> bool:
+    """Whether a 409 is about a version; others, such as a resource that is still referred to, stay 409."""
+    guarded = bool(call.if_match) or call.kind in (Kind.TRANSACTION, Kind.BATCH)
+    return reply.status == 409 and (STALE in reply.body or (guarded and RACED in reply.body))

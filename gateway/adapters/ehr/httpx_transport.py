@@ -24,11 +24,12 @@ class HttpxTransport:
         self, tls: ssl.SSLContext | None = None, *, connections: int = CONNECTIONS, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=IDLE)
+        self._watched = transport is None
         self._transport = transport or httpx.AsyncHTTPTransport(verify=tls or system_trust(), trust_env=False, limits=limits)
 
     async def send(self, request: HttpRequest, *, deadline: float, cap: int) -> HttpResponse:
         """See the Protocol `Transport`."""
-        watch = _Watch()
+        watch = _Watch(sent=not self._watched)
         with _translated(watch):
             async with asyncio.timeout(deadline):
                 return await self._exchange(request, watch, deadline, cap)
@@ -46,10 +47,10 @@ class HttpxTransport:
 
 
 class _Watch:
-    """Notes when the first byte of a request is about to be sent (a trace of httpcore)."""
+    """Notes when the first byte of a request is about to be sent (a trace of httpcore). A transport without traces may have sent it at once."""
 
-    def __init__(self) -> None:
-        self.sent = False
+    def __init__(self, *, sent: bool) -> None:
+        self.sent = sent
 
     async def __call__(self, event: str, _info: Any) -> None:
         if event.endswith("send_request_headers.started"):
