@@ -129,13 +129,8 @@ class Smart:
         app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
-        app.include_router(
-            sign.router(
-                sign.SignPages(
-                    self.pages, self.people, self.sessions, self.accounts, self.authorizations, (EHR, "other"), lambda request: request.client.host
-                )
-            )
-        )
+        parts = sign.SignPages(self.pages, self.people, self.sessions, self.accounts, self.authorizations, edge.ehrs, _address, self.grants)
+        app.include_router(sign.router(parts))
         return app
 
     async def person(self, username: str = "ann", *, fhir_user: str = "Patient/a", patients: Iterable[str] = (), ehr: str = EHR) -> Account:
@@ -159,6 +154,10 @@ class Smart:
         wanted = {"client_id": client_id, "grant_types": ["client_credentials"], "scope": scope, "jwks": {"keys": [made.public]}}
         await self.registrar.register(wanted | more)
         return made
+
+
+def _address(request: Any) -> str:
+    return request.client.host
 
 
 @asynccontextmanager

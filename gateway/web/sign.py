@@ -1,4 +1,6 @@
-"""Pages of sign-in and of an authorization: /auth/{ehr}/authorize -> /signin -> /auth/{ehr}/patient -> /auth/{ehr}/consent -> the app.
+"""Pages of sign-in, of an authorization, and of the apps that were connected by it.
+
+/auth/{ehr}/authorize -> /signin -> /auth/{ehr}/patient -> /auth/{ehr}/consent -> the app; /apps takes back what was allowed.
 
 Thin: `Authorizations` says what comes next, this module shows it. Every form carries the csrf token of the session or, before there is one,
 of the browser; every redirect is a 303, so no form is ever posted again to somebody else (ATK-O34).
@@ -20,13 +22,14 @@ from gateway.smart.server.accounts import Accounts, Locked, SignedIn, Wrong
 from gateway.smart.server.authorize import Back, Page
 from gateway.smart.server.authorizer import Ask, At, Authorizations, Begun, Pick, SignIn, Step
 from gateway.smart.server.consent import Switch
+from gateway.smart.server.grants import Connected, Grants
 from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.smart.server.sessions import Sessions, Visitor
 from gateway.smart.server.values import Caller, Lifetimes, Pairs
 from gateway.store.oauth_rows import ListedPatient, new_secret
 from gateway.web.pages import Pages
 from gateway.web.people import HOME, ForgedForm, People, check, csrf_of, local_path
-from gateway.web.words import condition_words, scope_words
+from gateway.web.words import condition_words, grant_words, scope_words
 
 _FORM = "application/x-www-form-urlencoded"
 _CAP = 128 * 1024  # bytes of a form
@@ -67,15 +70,17 @@ class SignPages:
     authorizations: Authorizations
     ehrs: Collection[str]
     address: Callable[[Request], str]
+    grants: Grants
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
 
 def router(parts: SignPages) -> APIRouter:
-    """Routes /signin, /signout, /auth/{ehr}/{authorize,patient,consent,cancel}."""
+    """Routes /signin, /signout, /apps, /auth/{ehr}/{authorize,patient,consent,cancel}."""
     routes, sign = APIRouter(include_in_schema=False), _Sign(parts)
     table: tuple[tuple[str, dict[str, Endpoint]], ...] = (
         ("/signin", {"GET": sign.signin_page, "POST": sign.signin}),
         ("/signout", {"GET": sign.signout_page, "POST": sign.signout}),
+        ("/apps", {"GET": sign.apps, "POST": sign.disconnect}),
         ("/auth/{ehr}/authorize", {"GET": sign.authorize, "POST": sign.authorize}),
         ("/auth/{ehr}/patient", {"GET": sign.patient_page, "POST": sign.patient}),
         ("/auth/{ehr}/consent", {"GET": sign.consent_page, "POST": sign.consent}),
@@ -194,6 +199,23 @@ class _Sign:
         check(csrf_of(browser) if browser else "", form.one)
         at = await self._at(request, request.path_params["ehr"], form.one.get("transaction", ""))
         return self._ended(await self.parts.authorizations.cancel(at))
+
+    async def apps(self, request: Request) -> Response:
+        """The apps that this person connected (A8.48), each with what it may do and a button that ends it."""
+        person = await self.parts.people.require(request)
+        connected = await self.parts.grants.of(person.account)
+        names = {one.patient: one.display for one in person.patients}
+        shown = [_App.of(one, names.get(one.grant.patient, "")) for one in connected]
+        ended = request.scope["query_string"] == b"ended"
+        return self.parts.pages.render("apps.html", person=person, apps=shown, ended=ended)
+
+    async def disconnect(self, request: Request) -> Response:
+        """Take the access back: at the app's next request."""
+        form, people = await _form(request), self.parts.people
+        person = await people.require(request)
+        people.check_csrf(person, form.one)
+        ended = await self.parts.grants.revoke(person.account, form.one.get("grant", ""), self._caller(request))
+        return _see("/apps?ended" if ended else "/apps")
 
     def page(self, page: Page) -> Response:
         """A refusal in words. It never redirects."""
@@ -342,6 +364,26 @@ class _Shown:
     def of(cls, number: int, switch: Switch) -> _Shown:
         """In words."""
         return cls(number, switch, scope_words(switch.scope), condition_words(switch.clinical) if switch.clinical else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _App:
+    """A connected app as the template shows it."""
+
+    grant_id: str
+    name: str
+    patient: str
+    since: str
+    offline: bool
+    may: tuple[str, ...]
+
+    @classmethod
+    def of(cls, connected: Connected, display: str) -> _App:
+        """In words."""
+        grant = connected.grant
+        patient = (display or f"Patient {grant.patient}") if grant.patient else ""
+        since = f"{grant.created_at.day} {grant.created_at:%B %Y}"
+        return cls(grant.id, connected.client_name, patient, since, connected.offline, tuple(grant_words(connected.scopes)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from gateway.smart.scopes import Scope, parse_scope
 
@@ -68,6 +68,12 @@ def scope_words(text: str) -> str:
         return CONTEXT.get(text, text)
     words = f"{_doing(scope)} {type_words(scope.type)}"
     return words + _WHOSE.get(scope.level, "")
+
+
+def grant_words(scopes: Iterable[str]) -> list[str]:
+    """What a grant lets an app do with records, one phrase for each clinical scope."""
+    found = [scope for text in scopes if (scope := parse_scope(text)) is not None]
+    return [scope_words(str(scope)) + (f": only {condition_words(scope)}" if scope.query else "") for scope in found]
 
 
 def type_words(resource_type: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from gateway.errors import ConfigError, Unavailable
+from gateway.errors import ConfigError, Unauthenticated, Unavailable
 from gateway.smart.server.accounts import Attempts
 from gateway.smart.server.consent import CATEGORIES
 from gateway.smart.server.launches import Wanted
@@ -700,3 +700,41 @@ async def test_a_store_that_is_down_is_said(running, monkeypatch):
     assert "Please try again" in page.text
     answer = await smart.exchange(browser.http, {"grant_type": "refresh_token", "refresh_token": "x"})
     assert (answer.status_code, answer.json()["error"], answer.headers["retry-after"]) == (503, "temporarily_unavailable", "2")
+
+
+async def test_a_person_takes_access_back_on_a_page(running):
+    """A8.48: she sees what each app may do, and one button ends it; nobody else's is ended by a made-up form."""
+    browser = running.browser()
+    token = await smart.launch(browser, f"launch/patient offline_access patient/Observation.rs?category={CATEGORIES['Observation']['Survey']}")
+    page = await browser.get("/apps")
+    assert "app &amp; Co" in page.text
+    assert "The record of Ann" in page.text
+    assert "See test results, vital signs and other observations: only survey" in page.text
+    stranger = running.browser()
+    await stranger.get("/apps")
+    assert stranger.page.request.url.path == "/signin"
+    await stranger.sign_in("mum")
+    assert "No app has access" in stranger.page.text
+    grant = fields_of(browser, "/apps")["grant"]
+    await stranger.get("/signout")
+    csrf = fields_of(stranger, "/signout")["csrf"]
+    await stranger.post("/apps", [("grant", grant), ("csrf", csrf)])
+    assert "was taken back" not in stranger.page.text
+    assert (await browser.post("/apps", [("grant", grant), ("csrf", "wrong")])).status_code == 403
+    assert await running.server.authenticator.principal("hapi", [f"Bearer {token['access_token']}"])
+    browser.page = page
+    await browser.submit("/apps")
+    assert "was taken back" in browser.page.text
+    assert "No app has access" in browser.page.text
+    with pytest.raises(Unauthenticated):
+        await running.server.authenticator.principal("hapi", [f"Bearer {token['access_token']}"])
+
+
+async def test_only_access_that_counts_is_listed(running):
+    """An hour after the last token of an app without offline access there is nothing left to take back."""
+    await smart.launch(running.browser(), "launch/patient patient/Observation.rs")
+    account = await running.server.accounts.named("ann")
+    (connected,) = await running.server.grants.of(account)
+    assert not connected.offline
+    running.server.clock.forward(3600)
+    assert await running.server.grants.of(account) == ()

@@ -63,6 +63,11 @@ def test_openid_members():
     assert OPENID["issuer"] == DOCUMENT["issuer"] == smart.BASE
 
 
+def test_people_can_manage_what_they_allowed():
+    """A1.9: a page for browsers, common to all EHRs."""
+    assert DOCUMENT["management_endpoint"] == f"{smart.PUBLIC_URL}/apps"
+
+
 def test_every_ehr_has_its_own():
     """Issuer and endpoints of two EHRs are never the same."""
     other = smart_configuration(public_url=smart.PUBLIC_URL, ehr="other", types=smart.TYPES)

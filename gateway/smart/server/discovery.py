@@ -1,6 +1,6 @@
 """The discovery documents of one EHR. Pure: both the FHIR facade and the OAuth routes answer with them.
 
-Every capability that is listed works; what comes later (registration endpoint, management, brands) is not there (HL7@348-371).
+Every capability that is listed works; what comes later (registration endpoint, brands) is not there (HL7@348-371).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str]) -> d
         "token_endpoint": endpoints.token,
         "introspection_endpoint": endpoints.introspect,
         "revocation_endpoint": endpoints.revoke,
+        "management_endpoint": endpoints.manage,
         "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
         "response_types_supported": ["code"],
         "scopes_supported": scopes_supported(types),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.smart.scopes import split
+from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, Grant
@@ -17,21 +19,40 @@ class Connected:
     grant: Grant
     client_name: str
 
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """What was granted."""
+        return split(self.grant.scope)
+
+    @property
+    def offline(self) -> bool:
+        """Whether it goes on when nobody is signed in."""
+        return "offline_access" in self.scopes
+
 
 class Grants:
     """Lists and revokes."""
 
-    def __init__(self, database: Database, *, record_in: RecordIn, clock: Clock = now) -> None:
-        self._database, self._record_in, self._clock = database, record_in, clock
+    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+        self._database, self._record_in = database, record_in
+        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def of(self, account: Account) -> tuple[Connected, ...]:
         """What is in force, newest first."""
+        moment = self._clock()
+        found: list[Connected] = []
         async with self._database.read() as connection:
-            found: list[Connected] = []
             for grant in await rows.grants_of(connection, account.id):
                 client = await rows.client(connection, grant.client_id)
-                found.append(Connected(grant, client.name if client else grant.client_id))
-            return tuple(found)
+                if client and client.may_use(grant.ehr):
+                    found.append(Connected(grant, client.name))
+        return tuple(one for one in found if self._alive(one, moment))
+
+    def _alive(self, connected: Connected, moment: datetime) -> bool:
+        """Whether some token of it can still count: its last one was issued not too long ago."""
+        life = self._lifetimes.refresh if connected.offline else self._lifetimes.access
+        last = connected.grant.exchanged_at
+        return last is not None and moment < last + timedelta(seconds=life)
 
     async def revoke(self, account: Account, grant_id: str, caller: Caller) -> bool:
         """End a grant of this person and all its tokens. False when there is none of hers in force."""

@@ -86,6 +86,11 @@ class Endpoints:
         return f"{self._auth}/jwks"
 
     @property
+    def manage(self) -> str:
+        """Where a person sees the apps that she connected, and takes their access back."""
+        return f"{self.public_url}/apps"
+
+    @property
     def style(self) -> str:
         """SMART styling (`smart_style_url`)."""
         return f"{self.public_url}/auth/smart-style.json"
