@@ -45,6 +45,7 @@ from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.authorizer import Authorizations
 from gateway.smart.server.discovery import openid_configuration, smart_configuration
 from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.grants import Grants
 from gateway.smart.server.inspection import Inspector
 from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
@@ -213,6 +214,7 @@ def gateway(settings: Settings) -> Gateway:
     sessions = Sessions(database, record_in=audit.record_in)
     pages = Pages(settings.public_url)
     people = People(sessions, public_url=settings.public_url)
+    grants = Grants(database, record_in=audit.record_in)
 
     def address(request: Request) -> str:
         return client_address(request.scope, settings.trusted_proxies)
@@ -221,7 +223,7 @@ def gateway(settings: Settings) -> Gateway:
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
-        sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address)),
+        sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address, grants)),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources={one.name: _source(one) for one in settings.ehrs}, address=address),
     )
     edge = Edge(
