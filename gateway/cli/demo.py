@@ -29,6 +29,7 @@ def demo(ehr: str, fresh: bool, check: bool, yes: bool, port: int, data_dir: Pat
     Ctrl-C ends everything. Started again, it goes on with the same data.
     """
     from gateway.sandbox import demo as running  # noqa: PLC0415  # it starts half the world; `--help` does not
+    from gateway.sandbox import walk  # noqa: PLC0415  # as above
 
     wanted = running.Wanted(ehr, data_dir.absolute(), fresh=fresh, yes=yes, port=port)
-    raise SystemExit(running.check(wanted) if check else running.run(wanted))
+    raise SystemExit(walk.check(wanted) if check else running.run(wanted))

@@ -103,7 +103,7 @@ def run(wanted: Wanted) -> int:
             with started(wanted, say=_say) as demo:
                 _say(described(demo))
                 return _watch(demo, stopped)
-        except _Stop:
+        except Stop:
             return 130
 
 
@@ -310,7 +310,7 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path, seconds: 
 # Waiting and ending ----------------------------------------------------------------------------------------------------------------------
 
 
-class _Stop(BaseException):
+class Stop(BaseException):
     """Ctrl-C, SIGTERM or a closed terminal while something is being started. Not an error: nobody may catch it on the way."""
 
 
@@ -331,7 +331,7 @@ def stopping() -> Generator[Stopped]:
         del number, frame
         first, stopped.asked = not stopped.asked, True
         if first and stopped.starting:
-            raise _Stop
+            raise Stop
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
