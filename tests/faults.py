@@ -1,4 +1,6 @@
-"""A small HTTP server that misbehaves, one way for each path. It counts what it was asked, so that a test can see a second try."""
+"""A small HTTP server that misbehaves, one way for each first segment of the path.
+
+It counts what it was asked, so that a test can see a second try."""
 
 from __future__ import annotations
 
@@ -141,7 +143,7 @@ async def fault_server(tls: ssl.SSLContext | None = None, *, elsewhere: str = ""
             while not writer.is_closing():
                 asked = await _read(reader)
                 running.asked.append(asked)
-                await paths.get(asked.path.partition("?")[0], PATHS["/ok"])(writer)
+                await paths.get("/" + asked.path.partition("?")[0].split("/")[1], PATHS["/ok"])(writer)
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)

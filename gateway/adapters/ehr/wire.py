@@ -25,7 +25,7 @@ _WRITE = (("Content-Type", JSON), ("Prefer", "return=representation"))
 
 def http_request(base: Address, call: EhrCall, credentials: Mapping[str, str], *, url_limit: int) -> HttpRequest:
     """The request for a call. Raises ValueError for ids, types and links that are none, before anything is sent."""
-    common = (*_ACCEPT, *credentials.items(), *((("X-Request-ID", call.request_id),) if call.request_id else ()))
+    common = (*_ACCEPT, *credentials.items(), *((("X-Request-ID", _header(call.request_id)),) if call.request_id else ()))
     if call.kind is Kind.SEARCH:
         return _search(base, call, common, url_limit)
     headers = (*common, *_WRITE, *_conditions(call)) if call.kind in WRITES else common
@@ -71,7 +71,7 @@ def _search(base: Address, call: EhrCall, common: tuple[tuple[str, str], ...], u
 
 def _conditions(call: EhrCall) -> Iterable[tuple[str, str]]:
     if call.if_match:
-        yield "If-Match", call.if_match
+        yield "If-Match", _header(call.if_match)
     if call.if_none_exist:
         yield "If-None-Exist", query(call.if_none_exist)
 
@@ -79,6 +79,13 @@ def _conditions(call: EhrCall) -> Iterable[tuple[str, str]]:
 def query(params: Iterable[Param]) -> str:
     """Parameters as a query, in their order. Everything but unreserved characters is encoded: what the EHR decodes is what was parsed."""
     return "&".join(f"{quote(param.key, safe=':')}={quote(param.value, safe='')}" for param in params)
+
+
+def _header(value: str) -> str:
+    """A line break in it would begin a header of its own (RFC 9110 5.5)."""
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError("this is no value of a header")
+    return value
 
 
 def _type(name: str) -> str:
