@@ -133,7 +133,7 @@ def run(without: list[str], rest: list[str]) -> int:
 
 
 def say(text: str) -> None:
-    print(f"test: {text}", flush=True)  # noqa: T201
+    print(f"test: {text}", flush=True)
 
 
 if __name__ == "__main__":

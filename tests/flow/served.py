@@ -75,7 +75,9 @@ def gateway(*arguments: str, cwd: Path, text: str = "", env: dict[str, str] | No
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *ehrs: str, extra: tuple[str, ...] = (), env: dict[str, str] | None = None, port: int = 0) -> Iterator[Served]:
+def serving(
+    folder: Path, *ehrs: str, extra: tuple[str, ...] = (), env: dict[str, str] | None = None, port: int = 0, ready: bool = True
+) -> Iterator[Served]:
     """`gateway serve` over a SQLite store in `folder`, ready to answer. `ehrs` are NAME=URL."""
     port = port or parts.free_port()
     flags = [word for ehr in ehrs for word in ("--ehr", ehr)]
@@ -87,7 +89,8 @@ def serving(folder: Path, *ehrs: str, extra: tuple[str, ...] = (), env: dict[str
         )
     served = Served(folder, f"http://127.0.0.1:{port}", ehrs, process, log, extra, env or {})
     try:
-        _wait_ready(served)
+        if ready:
+            _wait_ready(served)
         yield served
     finally:
         process.send_signal(signal.SIGTERM)

@@ -6,10 +6,15 @@ import json
 import secrets
 import signal
 import socket
+import ssl
+import time
+from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 
+from tests import parts
 from tests.flow.served import gateway, serving
 
 pytestmark = pytest.mark.hapi
@@ -135,3 +140,61 @@ def test_ehr_check_tries_a_real_server(served, hapi_url):
     refused = gateway("ehr", "check", hapi_url, "--probe", cwd=served.folder)
     assert refused.returncode == 2
     assert "--yes" in refused.stderr
+
+
+@pytest.mark.redis
+def test_several_processes_share_one_address_and_one_cache(tmp_path, hapi_url, redis_url, patient):
+    """`--workers 2` with Redis: both answer, a separate worker may deliver, and the end of the parent ends them."""
+    with serving(tmp_path, f"hapi={hapi_url}", extra=("--workers", "2", "--redis", redis_url)) as served:
+        token = served.backend("several", "system/Patient.r", "hapi")
+        headers = {"Authorization": f"Bearer {token}"}
+        seen = [httpx.get(f"{served.url}/fhir/hapi/Patient/{patient}", headers=headers, trust_env=False) for _ in range(8)]
+        assert {one.status_code for one in seen} == {200}
+        assert sum("hit" in one.headers["cache-status"] for one in seen) == 7
+        children = _children(served.process.pid)
+        assert len(children) >= 2
+        served.process.kill()
+        served.process.wait()
+        assert _gone(children)
+
+
+def test_https_with_its_own_certificate(tmp_path, hapi_url):
+    """`--tls-cert` and `--tls-key` serve https; cookies and issuers follow the public address."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    port = parts.free_port()
+    extra = ("--tls-cert", "chain.pem", "--tls-key", "key.pem", "--public-url", f"https://localhost:{port}")
+    trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    with serving(tmp_path, f"hapi={hapi_url}", extra=extra, port=port, ready=False), httpx.Client(verify=trust, trust_env=False) as client:
+        answer = _when_up(client, f"https://localhost:{port}/fhir/hapi/.well-known/smart-configuration")
+        assert answer.json()["issuer"] == f"https://localhost:{port}/fhir/hapi"
+        page = client.get(f"https://localhost:{port}/signin")
+        assert all(cookie.startswith("__Host-") and "Secure" in cookie for cookie in page.headers.get_list("set-cookie"))
+
+
+def _children(pid: int) -> list[int]:
+    found = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return found + [grandchild for child in found for grandchild in _children(child)]
+
+
+def _gone(pids: list[int]) -> bool:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _when_up(client: httpx.Client, url: str) -> httpx.Response:
+    deadline = time.monotonic() + 40
+    while True:
+        try:
+            return client.get(url)
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
