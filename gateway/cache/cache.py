@@ -6,6 +6,9 @@ A write commits an intent row, renews (deletes) the generations it touches, is s
 confirms the second renewal, every cached answer that knew the old generations is out of reach, and the row goes. When it does not (killed,
 stopped, cut off), the row stays and the write's answer waits for `coherence`. Every process reads the rows twice in that time and goes around
 the cache for the names in them; one that could not read them for `coherence` goes around the cache for everything.
+
+A write whose answer was lost, or whose process died, may take effect at the EHR after the second renewal. Its row stays for `abandoned`, in
+which everybody goes around the cache for its names; then whoever finds it renews once more and strikes it out.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import zstandard
 
 from gateway.cache.keys import Ask, generation_names, key, widened
 from gateway.cache.store import CacheStore
-from gateway.errors import Unavailable
+from gateway.errors import FhirError, Unavailable
 from gateway.seal import SealBroken, Seals
 from gateway.store import invalidation
 from gateway.store.base import Database, now
@@ -120,7 +123,8 @@ class Cache:
     async def touching(self, names: Iterable[str]) -> AsyncGenerator[None]:
         """Around a write to an EHR that touches these generations. Raises Unavailable before the block when the intent cannot be stored.
 
-        Not within a transaction: the intent has one of its own, committed before anything is sent.
+        Not within a transaction: the intent has one of its own, committed before anything is sent. A FhirError out of the block means that
+        the EHR refused or never got it; any other error, that its outcome is not known (FAULT-U7 to U12).
         Left only when no later request can get an old answer: at once when the store confirms, else after `coherence`. Leaving never raises
         an error of its own, because the write has happened; when the caller is cancelled, the rest is done in the background.
         """
@@ -129,10 +133,15 @@ class Cache:
             yield
             return
         intent = await self._intend(wanted)
+        known = False
         try:
             yield
+            known = True
+        except FhirError:
+            known = True
+            raise
         finally:
-            await self._to_the_end(self._finish(intent, wanted))
+            await self._to_the_end(self._finish(intent, wanted, known=known))
 
     async def _intend(self, wanted: tuple[str, ...]) -> str:
         async with self._database.write() as connection:
@@ -146,9 +155,12 @@ class Cache:
             raise
         return intent
 
-    async def _finish(self, intent: str, wanted: tuple[str, ...]) -> None:
+    async def _finish(self, intent: str, wanted: tuple[str, ...], *, known: bool) -> None:
         try:
-            if await self._store.renew(wanted):
+            confirmed = await self._store.renew(wanted)
+            if not known:  # the row stays as after a crash; who sends it again may find it done, and say so at once
+                await asyncio.sleep(self._coherence + _MARGIN)
+            elif confirmed:
                 await self._strike(intent)
             else:
                 await self._owe(intent, wanted)
