@@ -183,9 +183,9 @@ class Worker:
                     running[1].cancel()
 
     async def _drain(self) -> None:
+        point("during-shutdown")
         if not self._running:
             return
-        point("during-shutdown")
         _, late = await asyncio.wait([task for _, task in self._running.values()], timeout=self._policy.drain)
         unfinished = [message for message, task in self._running.values() if task in late]
         for task in late:
