@@ -85,11 +85,6 @@ class Pipeline:
                 if not any(not r.query or matches(resource, r.query, self._parts.tables) for r in constraint.match):
                     raise Forbidden("The resource is not within what this token may write.", reason="outside-scope-condition")
 
-    async def current(self, principal: Principal, resource_type: str, id_: str, context: RequestContext) -> str | None:
-        """The ETag of what stands there now, None when nothing does: the worker's look before a second attempt."""
-        found = await self.stored(principal, Interaction(Kind.READ, resource_type, id_), context)
-        return None if found is None else found.etag
-
     async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
         """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read."""
         if not any(reach(principal, interaction.type, letter, tables=self._parts.tables, rules=self._parts.rules) for letter in "cu"):
