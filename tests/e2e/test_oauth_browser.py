@@ -48,7 +48,8 @@ async def served(tmp_path) -> AsyncIterator[Served]:
         app.mount("/static", server.pages.static())
         app.add_api_route("/client/cb", lambda: PlainTextResponse("back at the app"), response_model=None)
         await server.public_app(redirect_uris=[found.callback])
-        await server.person("mum", fhir_user="Patient/m", patients=["leo", "mia"])
+        mother = await server.person("mum", fhir_user="Patient/m", patients=["leo", "mia"])
+        await smart.issue(server.database, client_id="app", scope=SCOPE, account=mother, patient="leo")
         running = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off"))
         task = asyncio.create_task(running.serve(sockets=[listener]))
         yield found
@@ -128,6 +129,7 @@ async def _walk(context: BrowserContext, served: Served) -> AsyncIterator[tuple[
     await page.click("button[value=allow]")
     await page.wait_for_url(f"{served.callback}?*")
     await page.goto(f"{served.url}/apps")
+    await page.click("summary")
     yield await judged("apps")
     await page.goto(served.request(client_id="nobody"))
     yield await judged("refused")
