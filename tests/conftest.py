@@ -11,8 +11,21 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import parts
+
+# No deadline for one example: a machine that is busy with a real HAPI is slow now and then, and that is no finding.
+settings.register_profile("gateway", deadline=None)
+settings.load_profile("gateway")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first start of HAPI downloads for minutes: where it is used, the time limit is for the test alone. The launcher has its own."""
+    for item in items:
+        needs_hapi = item.get_closest_marker("hapi") or "hapi_url" in getattr(item, "fixturenames", ())
+        if needs_hapi and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(func_only=True))
 
 
 @pytest.fixture(scope="session")
