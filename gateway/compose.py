@@ -7,7 +7,7 @@ delivers, in the order in which each needs the ones before it.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy import text
 from gateway import shipped
 from gateway.adapters import ehr as adapters
 from gateway.adapters.ehr.base import Ehr
+from gateway.adapters.ehr.profile import load as load_profile
 from gateway.api import health, oauth
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
@@ -60,6 +61,8 @@ from gateway.store.events import EventLog
 from gateway.web import portal, sign
 from gateway.web.pages import Pages
 from gateway.web.people import People
+
+AnEhr = adapters.AutoEhr | adapters.GenericEhr
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,7 @@ def gateway(settings: Settings) -> Gateway:
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
         sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address, grants)),
-        portal.router(pages=pages, people=people, pipeline=pipeline, sources={one.name: _source(one) for one in settings.ehrs}, address=address),
+        portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address),
     )
     edge = Edge(
         public_url=settings.public_url,
@@ -236,11 +239,26 @@ def gateway(settings: Settings) -> Gateway:
     return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, routers, lock)
 
 
-def _source(ehr: EhrSettings) -> Source:
-    return Source(ehr.name, ehr.title, ehr.phone, ZoneInfo(ehr.timezone) if ehr.timezone else None)
+class _Sources(Mapping[str, Source]):
+    """The EHRs as patients know them. Whether one takes ids of clients may be found out later than now (platform = auto)."""
+
+    def __init__(self, settings: Settings, ehrs: Mapping[str, AnEhr]) -> None:
+        self._settings = {one.name: one for one in settings.ehrs}
+        self._ehrs = ehrs
+
+    def __getitem__(self, name: str) -> Source:
+        ehr = self._settings[name]
+        zone = ZoneInfo(ehr.timezone) if ehr.timezone else None
+        return Source(name, ehr.title, ehr.phone, zone, takes_ids=self._ehrs[name].profile.client_ids)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings)
+
+    def __len__(self) -> int:
+        return len(self._settings)
 
 
-def _connected(ehr: EhrSettings) -> Ehr:
+def _connected(ehr: EhrSettings) -> AnEhr:
     return adapters.connect(ehr.name, ehr.url, platform=ehr.platform, auth=_auth(ehr), timeout=ehr.timeout, tls=_tls(ehr))
 
 
@@ -285,9 +303,13 @@ def _over(store: CacheStore, found: State) -> Cache:
 
 
 def _lives(settings: Settings) -> Mapping[str, Lives]:
-    """By EHR: ours, the operator's for all, the operator's for this one."""
-    common = Lives().overridden(settings.lives, where="lives")
-    return {one.name: common.overridden(one.lives, where=f"ehr.{one.name}.lives") for one in settings.ehrs}
+    """By EHR: ours, its platform's, the operator's for all, the operator's for this one."""
+    found: dict[str, Lives] = {}
+    for one in settings.ehrs:
+        platform = load_profile("generic" if one.platform == "auto" else one.platform).freshness
+        ours = Lives().overridden(platform, where=f"profiles/ehr/{one.platform}.toml")
+        found[one.name] = ours.overridden(settings.lives, where="lives").overridden(one.lives, where=f"ehr.{one.name}.lives")
+    return found
 
 
 def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:

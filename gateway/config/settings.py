@@ -33,7 +33,9 @@ class EhrSettings:
     display: str = _setting("", "Its name for people, on pages and consents. Without it, the name in the configuration.", parse.text)
     phone: str = _setting("", "The number that pages give to people who need help.", parse.text)
     timezone: str = _setting("", "The clinic's time zone, such as Europe/Paris. Without it, times are shown as the data name them.", parse.timezone)
-    platform: str = _setting("auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi"))
+    platform: str = _setting(
+        "auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi", "epic", "oracle")
+    )
     auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls"))
     username: str = _setting("", "For auth = basic.", parse.text)
     password: str = _setting("", "For auth = basic, by variable only.", parse.text, secret=True, env_only=True)
