@@ -1,6 +1,7 @@
 """A small HTTP server that misbehaves, one way for each first segment of the path.
 
-It counts what it was asked, so that a test can see a second try."""
+It counts what it was asked, so that a test can see a second try.
+"""
 
 from __future__ import annotations
 

@@ -62,10 +62,13 @@ def matches(resource: Resource, query: Query, params: Params, base: str) -> bool
 
 
 def check(query: Query, params: Params) -> None:
-    """Raises Unsupported for a parameter that the type does not have, so that an empty server refuses it too."""
-    for name, _, _ in query.filters():
-        if name.split(".")[0] not in params and name not in ("_id", "_lastUpdated"):
+    """Raises Unsupported for a parameter that the type does not have and for a date that is none, so that an empty server refuses them too."""
+    for name, modifier, value in query.filters():
+        if name not in params and name not in ("_id", "_lastUpdated"):
             raise Unsupported(f"unknown search parameter {name}")
+        if modifier != "missing" and (name == "_lastUpdated" or (name in params and params[name].type == "date")):
+            for one in _alternatives(value):
+                span(_prefixed(one)[1])
 
 
 def _holds(resource: Resource, name: str, modifier: str, value: str, params: Params, base: str) -> bool:
@@ -240,7 +243,7 @@ def span(text: str) -> tuple[datetime, datetime]:
 
 
 def _compare(prefix: str, found: tuple[Any, Any], wanted: tuple[Any, Any]) -> bool:
-    """Ranges, as search.html 3.1.1.4.6 and 3.1.1.4.8 compare them."""
+    """Ranges, as search.html 3.1.1.4.6 compares them; `ge` and `le` take what touches the value itself, as HAPI does."""
     match prefix:
         case "eq":
             return bool(wanted[0] <= found[0] and found[1] <= wanted[1])
@@ -251,9 +254,9 @@ def _compare(prefix: str, found: tuple[Any, Any], wanted: tuple[Any, Any]) -> bo
         case "lt":
             return bool(found[0] < wanted[0])
         case "ge":
-            return bool(found[1] > wanted[1] or (wanted[0] <= found[0] and found[1] <= wanted[1]))
+            return bool(found[1] > wanted[0] or found == wanted)
         case "le":
-            return bool(found[0] < wanted[0] or (wanted[0] <= found[0] and found[1] <= wanted[1]))
+            return bool(found[0] < wanted[1] or found == wanted)
         case "sa":
             return bool(found[0] >= wanted[1])
         case _:

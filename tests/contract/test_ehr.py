@@ -225,6 +225,20 @@ async def test_searches_by_what_pages_ask(ehr, patient, pairs, found):
     assert got == list(found) if "_sort" in str(pairs) else sorted(got) == sorted(found)
 
 
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("ge2026-01-20", True), ("ge2026-01-21", False), ("le2026-01-10", True), ("le2026-01-09", False), ("gt2026-01-20", False),
+     ("gt2026-01-19", True),
+     ("lt2026-01-10", False), ("lt2026-01-11", True), ("2026-01", True), ("2026-01-15", False), ("sa2026-01-09", True), ("eb2026-01-21", True)],
+)  # fmt: skip
+async def test_a_period_is_found_by_what_it_touches(ehr, patient, value, found):
+    """Encounters and plans last from the 10th to the 20th (search.html 3.1.1.4.8)."""
+    period = observation(patient) | {"effectivePeriod": {"start": "2026-01-10T00:00:00Z", "end": "2026-01-20T23:59:59Z"}}
+    del period["effectiveDateTime"]
+    await put(ehr, period)
+    assert bool(refs(await search(ehr, "Observation", ("patient", patient), ("date", value)))) is found
+
+
 async def test_a_search_by_several_ids(ehr):
     """`_id` takes a list; what is not there is left out."""
     ids = [unique() for _ in range(3)]
