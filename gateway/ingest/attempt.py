@@ -29,6 +29,10 @@ CONFLICTS = 3
 """Attempts after which an EHR's 409 is taken as its last word: most are two writers at the same moment."""
 
 
+AWAY = frozenset({"ehr-down", "ehr-unreachable", "ehr-untrusted", "ehr-401", "ehr-407"})
+"""The EHR is not there for anybody, or does not take the gateway's own sign-in: no message dies of that (FAULT-U1, U20, U21)."""
+
+
 class Road(Protocol):
     """What the pipeline does for the worker."""
 
@@ -42,7 +46,11 @@ class Road(Protocol):
 
 
 class Lease(Protocol):
-    """The worker's hold on the message. Both raise Fenced when it is lost."""
+    """The worker's hold on the message. What writes or checks raises Fenced when it is lost."""
+
+    def check(self) -> None:
+        """Whether the lease still runs by this process's own clock: one that stood still may not write to the EHR any more (FAULT-P3)."""
+        ...
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Commit that these entries are going out now, with the versions that were read before."""
@@ -89,11 +97,13 @@ def verdict(error: FhirError | OutcomeUnknown, request_id: str, attempts: int) -
     """What an error of the pipeline means for a message (G6)."""
     match error:
         case OutcomeUnknown():
-            return Later("outcome-unknown", strained=True)
+            return Later(error.reason, strained=True)
         case Throttled():
             return Later(error.reason, after=float(error.retry_after or 5), counts=False, strained=True)
         case Unavailable() if not error.reason.startswith("ehr-"):
             return Later(error.reason, after=error.retry_after, counts=False)  # the gateway's own trouble is not the message's
+        case UpstreamFault() if error.reason in AWAY:
+            return Later(error.reason, after=error.retry_after, counts=False, strained=True)
         case Unavailable() | UpstreamFault():
             return Later(error.reason, after=error.retry_after, strained=True)
         case Conflict() if attempts < CONFLICTS:
@@ -268,6 +278,7 @@ class Attempt:
     # The road ----------------------------------------------------------------------------------------------------------------
 
     async def _send(self, asked: Interaction) -> StoredAnswer:
+        self.lease.check()
         answer = stored.from_answer(await self.road.handle(self.principal, asked, self.context))
         point("after-answer")
         return answer

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ class Worker:
         self._vault = Vault(parts.sealer)
         self._pauses = Pauses()
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        self._running: dict[int, tuple[Message, asyncio.Task[None]]] = {}
+        self._running: dict[int, _Job] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set; then what is on its way is finished, or its lease given back, within `drain` seconds."""
@@ -131,18 +132,20 @@ class Worker:
             await self._take()
             if not self._running:
                 return
-            await asyncio.wait([task for _, task in self._running.values()])
+            await asyncio.wait([job.task for job in self._running.values()])
 
     # Leases ----------------------------------------------------------------------------------------------------------------
 
     async def _take(self) -> None:
         while (free := self._policy.concurrency - len(self._running)) > 0:
             limit = 1 if self._pauses.is_probing_next else free
+            until = time.monotonic() + self._policy.lease
             claimed = await self._claim(limit)
             for one in claimed:
                 self._pauses.taken(one.message.ehr)
-                task = asyncio.create_task(self._deliver(one))
-                self._running[one.message.seq] = (one.message, task)
+                lease = HeldLease(self._parts.database, self._vault, one.message, until)
+                task = asyncio.create_task(self._deliver(one, lease))
+                self._running[one.message.seq] = _Job(one.message, lease, task)
                 task.add_done_callback(lambda _, seq=one.message.seq: self._finished(seq))
             if len(claimed) < limit:
                 return
@@ -170,24 +173,29 @@ class Worker:
     async def _keep_leases(self) -> None:
         while True:
             await asyncio.sleep(self._policy.lease / 3)
-            held = {seq: message.attempt_token for seq, (message, _) in self._running.items()}
+            held = {seq: job.message.attempt_token for seq, job in self._running.items()}
             if not held:
                 continue
+            until = time.monotonic() + self._policy.lease
             try:
                 async with self._parts.database.write() as connection:
                     kept = await inbox.renew(connection, held, now() + timedelta(seconds=self._policy.lease))
             except Unavailable:
                 continue  # the next beat tries again; a lease that runs out is taken over and this worker's writes are fenced
-            for seq in held.keys() - kept:
-                if running := self._running.get(seq):
-                    running[1].cancel()
+            for seq in held:
+                if (job := self._running.get(seq)) is None:
+                    continue
+                if seq in kept:
+                    job.lease.until = until
+                else:
+                    job.task.cancel()
 
     async def _drain(self) -> None:
         point("during-shutdown")
         if not self._running:
             return
-        _, late = await asyncio.wait([task for _, task in self._running.values()], timeout=self._policy.drain)
-        unfinished = [message for message, task in self._running.values() if task in late]
+        _, late = await asyncio.wait([job.task for job in self._running.values()], timeout=self._policy.drain)
+        unfinished = [job.message for job in self._running.values() if job.task in late]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
@@ -198,10 +206,10 @@ class Worker:
 
     # One message -------------------------------------------------------------------------------------------------------------
 
-    async def _deliver(self, claimed: Claimed) -> None:
+    async def _deliver(self, claimed: Claimed, lease: HeldLease) -> None:
         message = claimed.message
         try:
-            result = await self._result(claimed)
+            result = await self._result(claimed, lease)
         except Fenced:
             self._pauses.abandoned(message.ehr)
             log.warning("lease lost", message_id=message.id, attempt=message.attempts)
@@ -219,7 +227,7 @@ class Worker:
         except (Fenced, Unavailable):
             log.warning("result not recorded", message_id=message.id, attempt=message.attempts)  # the lease runs out and the next one looks
 
-    async def _result(self, claimed: Claimed) -> Result:
+    async def _result(self, claimed: Claimed, lease: HeldLease) -> Result:
         message = claimed.message
         context = RequestContext(message.request_id, via="worker", message_id=message.id)
         try:
@@ -230,7 +238,6 @@ class Worker:
             return verdict(error, message.request_id, message.attempts)
         if message.mode == "notify":
             return await self._notify(message, asked)
-        lease = HeldLease(self._parts.database, self._vault, message)
         base = self._base(message.ehr)
         return await Attempt(self._parts.pipeline, lease, principal, asked, claimed.entries, context, base, message.attempts).run()
 
@@ -289,12 +296,18 @@ class Worker:
 
 
 class HeldLease:
-    """A lease in the store."""
+    """A lease in the store. `until`: when it runs out by this process's monotonic clock, counted from before it was taken or renewed."""
 
-    def __init__(self, database: Database, vault: Vault, message: Message) -> None:
+    def __init__(self, database: Database, vault: Vault, message: Message, until: float) -> None:
         self._database = database
         self._vault = vault
         self._message = message
+        self.until = until
+
+    def check(self) -> None:
+        """Raises Fenced."""
+        if time.monotonic() > self.until:
+            raise Fenced
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Raises Fenced."""
@@ -310,6 +323,15 @@ class HeldLease:
     def entry_answer(self, entry: Entry) -> StoredAnswer:
         """The answer of an entry that is through."""
         return self._vault.answer(f"{self._message.id}:{entry.position}", entry.answer or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A message that is being delivered."""
+
+    message: Message
+    lease: HeldLease
+    task: asyncio.Task[None]
 
 
 def _touched(ehr: str, parts: Iterable[Interaction], tables: Tables) -> tuple[str, ...]:

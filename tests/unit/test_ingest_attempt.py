@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.errors import Conflict, Throttled, Unavailable, Unprocessable, UpstreamFault, UpstreamTimeout
 from gateway.fhir import request
 from gateway.ingest import plan
@@ -14,7 +15,7 @@ from gateway.ingest.attempt import Attempt, Done, Later, Rejected, Result
 from gateway.ingest.stored import StoredAnswer
 from gateway.proxy.answer import RequestContext
 from gateway.smart.principal import Principal, PrincipalKind
-from gateway.store.inbox import Entry
+from gateway.store.inbox import Entry, Fenced
 from tests.unit.shelf import LOST, NEVER, Shelf
 
 BASE = "https://gw/fhir/hapi"
@@ -28,6 +29,11 @@ class Row:
 
     entries: list[Entry]
     answers: dict[int, StoredAnswer] = field(default_factory=dict)
+    ran_out: bool = False
+
+    def check(self) -> None:
+        if self.ran_out:
+            raise Fenced
 
     async def sending(self, seen) -> None:
         for at, version in seen.items():
@@ -96,7 +102,7 @@ async def test_a_first_create_is_one_write_and_no_look():
 async def test_a_create_whose_answer_was_lost_is_found_and_not_written_again():
     """Not even when somebody corrected it since."""
     message = post(shelf := Shelf(faults=[LOST]))
-    assert await message.attempt() == Later("outcome-unknown", strained=True)
+    assert await message.attempt() == Later("ehr-answer-lost", strained=True)
     shelf.put(message.target, b'{"status":"amended"}')
     done = await message.attempt()
     assert isinstance(done, Done)
@@ -326,6 +332,9 @@ async def test_an_empty_batch_is_done():
     ("error", "expected"),
     [
         (UpstreamFault(reason="ehr-500"), Later("ehr-500", strained=True)),
+        (UpstreamFault(reason="ehr-down", retry_after=2), Later("ehr-down", after=2, counts=False, strained=True)),
+        (UpstreamFault(reason="ehr-401"), Later("ehr-401", counts=False, strained=True)),
+        (OutcomeUnknown("ehr-500"), Later("ehr-500", strained=True)),
         (UpstreamTimeout(reason="slow"), Later("slow", strained=True)),
         (Unavailable(reason="ehr-503", retry_after=7), Later("ehr-503", after=7, strained=True)),
         (Unavailable(reason="store-down", retry_after=2), Later("store-down", after=2, counts=False)),
@@ -363,3 +372,12 @@ async def test_a_look_that_fails_writes_nothing():
     shelf.stored = down  # type: ignore[method-assign]
     assert await message.attempt() == Later("look-failed", strained=True)
     assert len(shelf.versions[message.target]) == 1
+
+
+async def test_a_lease_that_ran_out_sends_nothing():
+    """FAULT-P3: a process that stood still after its look may not write over what happened since."""
+    message = post(shelf := Shelf())
+    message.row.ran_out = True
+    with pytest.raises(Fenced):
+        await message.attempt()
+    assert shelf.versions == {}
