@@ -6,7 +6,7 @@ itself, which nobody told us about, can stay unseen. Never kept: errors (any sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -100,6 +100,6 @@ def life_for(kind: Kind, type_: str, lives: Lives) -> float:
     return lives.of(type_).seconds if kind in KEPT else 0.0
 
 
-def life_of_answer(kind: Kind, types: tuple[str, ...], status: int, lives: Lives) -> float:
+def life_of_answer(kind: Kind, types: Iterable[str], status: int, lives: Lives) -> float:
     """As `life_for`, for an answer that is there: only 200 is kept, and only as long as the shortest-lived type in it (includes)."""
     return min((life_for(kind, type_, lives) for type_ in types), default=0.0) if status == 200 else 0.0

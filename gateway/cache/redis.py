@@ -88,7 +88,7 @@ class RedisStore:
         self._closed = True
         idle, self._idle = self._idle, []
         for link in idle:
-            await link.connection.disconnect(nowait=True)
+            await link.connection.disconnect()
 
     # Operations over one link: each gives None for "no", and raises RedisError only for a server that fails ----------------------
 

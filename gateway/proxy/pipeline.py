@@ -10,7 +10,7 @@ from gateway.audit import AuditSink
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.flights import Flights
 from gateway.cache.keys import Ask
-from gateway.cache.policy import Lives, life_for
+from gateway.cache.policy import Lives, life_of_answer
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, NotSupported, UpstreamFault
 from gateway.fhir.compartment import matches
 from gateway.fhir.interaction import WRITES, Interaction, Kind, Param
@@ -146,11 +146,13 @@ class Pipeline:
 
         async def fetch() -> Fetched:
             fetched = await reader.fetch(asked, narrowed, page)
-            if life := life_for(asked.kind, asked.type, self._parts.lives[reader.ehr.name]):
+            types = {asked.type, *(entry.type for entry in fetched.entries)}
+            if life := life_of_answer(asked.kind, types, 200, self._parts.lives[reader.ehr.name]):
                 await self._parts.cache.fill(looked.key, pack(fetched), life)
             return fetched
 
-        return await self._parts.flights.share(looked.key, fetch), False
+        # Who asked for a fresh answer does not join a fetch that began before she asked.
+        return await self._parts.flights.share("" if reader.context.fresh else looked.key, fetch), False
 
     async def _write(self, principal: Principal, asked: Interaction, reader: Reader) -> Answer:
         writer = Writer(reader, principal, self._parts.rules, self._parts.cache)

@@ -625,12 +625,12 @@ async def test_no_fault_of_redis_gives_an_old_answer(database: Database, fault: 
             await _do(fault, server)
             if fault == "kill":
                 server = stack.enter_context(parts.valkey(port=port))
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(4)
             hits = 0
             await asyncio.sleep(1)
             stopped = True
         assert hits > 0
-        assert slowest < 0.5  # two operations of 0.1 s and a busy test machine
+        assert slowest < 1.5  # two operations of 0.1 s, and a busy test machine; the stops are longer
 
 
 async def _do(fault: str, server: parts.Part) -> None:
@@ -642,12 +642,12 @@ async def _do(fault: str, server: parts.Part) -> None:
         return
     if fault == "sigstop":
         server.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(1)
+        await asyncio.sleep(2.5)
         server.process.send_signal(signal.SIGCONT)
         return
     async with Redis.from_url(server.url) as admin:
         if fault == "client-pause":
-            await admin.client_pause(1000)
+            await admin.client_pause(2500)
         elif fault == "flush":
             for _ in range(20):
                 await admin.flushall()
