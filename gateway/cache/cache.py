@@ -73,6 +73,7 @@ class Cache:
     def __init__(self, store: CacheStore, database: Database, *, sealer: Seals, coherence: float = 1.0, abandoned: float = 60.0) -> None:
         self._store, self._database, self._sealer = store, database, sealer
         self._coherence, self._abandoned = coherence, timedelta(seconds=abandoned)
+        self._zstd = _Zstd()
         self._polled = float("-inf")  # when the last successful poll began
         self._pending = frozenset[str]()  # names in the rows, as of then
         self._busy = Counter[str]()  # names that writes of this process touch now
@@ -98,7 +99,7 @@ class Cache:
     async def fill(self, key: str, value: bytes, life: float) -> None:
         """Keep an answer for `life` seconds under the key of the look-up that missed, made before the answer was fetched."""
         if key and life > 0 and len(value) <= LARGEST:
-            await self._store.put(key, self._sealer.seal(_packed(value), _context(key)), life)
+            await self._store.put(key, self._sealer.seal(self._zstd.pack(value), _context(key)), life)
 
     def _coherent(self, wanted: Sequence[str]) -> bool:
         """Whether what the store says about these names can be trusted now."""
@@ -111,7 +112,7 @@ class Cache:
         if sealed is None:
             return None
         try:
-            return _unpacked(self._sealer.open(sealed, _context(place)))
+            return self._zstd.unpack(self._sealer.open(sealed, _context(place)))
         except (SealBroken, zstandard.ZstdError, ValueError):  # FAULT-R5: poisoned, cut, or sealed with a lost key
             log.warning("cache-value-broken")
             await self._store.renew((place,))
@@ -314,16 +315,22 @@ def _context(place: str) -> bytes:
     return b"cache:" + place.encode()
 
 
-def _packed(value: bytes) -> bytes:
-    if len(value) < COMPRESS_FROM:
-        return _RAW + value
-    return _ZSTD + zstandard.ZstdCompressor(level=1).compress(value)
+class _Zstd:
+    """Compression of one loop's values: the contexts are kept, because making one costs more than using it; no two threads may share them."""
 
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._decompressor = zstandard.ZstdDecompressor()
 
-def _unpacked(data: bytes) -> bytes:
-    """Raises ValueError or ZstdError for what `_packed` did not make."""
-    if data[:1] == _RAW:
-        return data[1:]
-    if data[:1] != _ZSTD or not 0 <= zstandard.frame_content_size(data[1:]) <= LARGEST:
-        raise ValueError("no value of ours")
-    return zstandard.ZstdDecompressor().decompress(data[1:], max_output_size=LARGEST)
+    def pack(self, value: bytes) -> bytes:
+        """A mark, and the value or its compressed form."""
+        return _RAW + value if len(value) < COMPRESS_FROM else _ZSTD + self._compressor.compress(value)
+
+    def unpack(self, data: bytes) -> bytes:
+        """The value. Raises ValueError or ZstdError for what `pack` did not make."""
+        if data[:1] == _RAW:
+            return data[1:]
+        frame = data[1:]
+        if data[:1] != _ZSTD or not 0 <= zstandard.frame_content_size(frame) <= LARGEST:
+            raise ValueError("no value of ours")
+        return self._decompressor.decompress(frame, max_output_size=LARGEST)
