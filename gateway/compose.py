@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -105,6 +106,11 @@ async def opened(settings: Settings) -> AsyncGenerator[State]:
         yield found
     finally:
         await found.close()
+
+
+def has_store(settings: Settings) -> bool:
+    """Whether there may be a store to open: an SQLite file that is not there is not made by a command that only looks."""
+    return not settings.store.startswith("sqlite") or Path(settings.store.partition(":///")[2]).exists()
 
 
 def _seals(settings: Settings) -> Seals:

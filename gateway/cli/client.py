@@ -22,6 +22,8 @@ from gateway.cli import options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
 from gateway.smart.server.values import Endpoints
+from gateway.store import oauth as rows
+from gateway.store.oauth_rows import Client
 
 _REGISTER = """\b
 Example:
@@ -109,7 +111,7 @@ def _read(source: Path) -> Any:
 @click.option("--client", "client_id", required=True, metavar="ID", help="A backend client, registered with the public part of the key.")
 @click.option("--key", required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Its private key: JWK, JWK Set or PEM.")
 @click.option("--kid", default="", metavar="TEXT", help="The key's id, when the file does not say it.")
-@click.option("--scope", default="system/*.cruds", show_default=True, help="What to ask for; the registration bounds it.")
+@click.option("--scope", default="", metavar="TEXT", help="What to ask for. Without it, all that the client is registered for in this store.")
 @click.option("--public-url", metavar="URL", help="Where the gateway is.")
 @click.option("--ca", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Certificates to trust (PEM).")
 @options.common
@@ -128,12 +130,29 @@ def token(
 ) -> None:
     """Sign an assertion with the private key and print the access token that the gateway gives for it (SMART Backend Services)."""
     loaded = options.settings(config, store, ehr, public_url=public_url)
-    endpoint = Endpoints(loaded.settings.public_url, options.chosen(loaded, ehr)).token
+    registered = asyncio.run(_registered(loaded.settings, client_id))
+    name = registered.ehrs[0] if registered and not ehr and _counts_at_one(registered) else options.chosen(loaded, ehr)
+    scope = scope or (registered.scope if registered else "")
+    if not scope:
+        raise ConfigError(f"{client_id} is not registered in this store", where="--client", fix="name that store, or say --scope and --ehr")
+    endpoint = Endpoints(loaded.settings.public_url, name).token
     answer = _ask(endpoint, assertion(client_id, _private_key(key, kid), endpoint), scope, ca)
     if json_:
         output.show_json(answer)
     else:
         click.echo(answer["access_token"])
+
+
+async def _registered(settings: Settings, client_id: str) -> Client | None:
+    """The client, when the gateway's store can be read from here. It only saves typing: the gateway may be elsewhere."""
+    if not compose.has_store(settings):
+        return None
+    async with compose.opened(settings) as state, state.database.read() as connection:
+        return await rows.client(connection, client_id)
+
+
+def _counts_at_one(client: Client) -> bool:
+    return len(client.ehrs) == 1 and client.ehrs != ("*",)
 
 
 def assertion(client_id: str, key: jwk.RSAKey | jwk.ECKey, audience: str) -> str:

@@ -46,7 +46,8 @@ def chosen(loaded: Loaded, ehr: tuple[str, ...]) -> str:
 
     Where no EHR is set at all, a plain name is taken as it is: the gateway that knows its URL may run elsewhere.
     """
-    named = tuple(dict.fromkeys(one.partition("=")[0] for one in ehr))
+    plain = [one for one in ehr if "=" not in one]  # a plain name chooses, also among those that are defined beside it
+    named = tuple(dict.fromkeys(plain or [one.partition("=")[0] for one in ehr]))
     known = tuple(one.name for one in loaded.settings.ehrs)
     if len(named) == 1:
         return loaded.settings.ehr(named[0]).name if known else named[0]

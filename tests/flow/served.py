@@ -58,12 +58,12 @@ class Served:
             **more,
         }
         self.cli("client", "register", "--from", "-", text=json.dumps(metadata))
-        return self.token(client_id, scope)
+        return self.token(client_id)
 
-    def token(self, client_id: str, scope: str) -> str:
-        """A new token of a registered backend client."""
+    def token(self, client_id: str, *more: str) -> str:
+        """A new token of a registered backend client, for all that it is registered for."""
         key = str(self.folder / f"{client_id}.json")
-        return self.cli("client", "token", "--client", client_id, "--key", key, "--scope", scope, "--public-url", self.url).stdout.strip()
+        return self.cli("client", "token", "--client", client_id, "--key", key, "--public-url", self.url, *more).stdout.strip()
 
 
 def gateway(*arguments: str, cwd: Path, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -102,14 +102,15 @@ def serving(
 
 
 def _wait_ready(served: Served) -> None:
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline:
-        if served.process.poll() is not None:
-            raise AssertionError(f"gateway serve ended with {served.process.returncode}: {served.log.read_text()}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{served.url}/readyz", trust_env=False).status_code == 200:
-                return
-        time.sleep(0.1)
+    deadline = time.monotonic() + 90  # two seconds on a machine of its own
+    with httpx.Client(trust_env=False) as http:
+        while time.monotonic() < deadline:
+            if served.process.poll() is not None:
+                raise AssertionError(f"gateway serve ended with {served.process.returncode}: {served.log.read_text()}")
+            with contextlib.suppress(httpx.HTTPError):
+                if http.get(f"{served.url}/readyz").status_code == 200:
+                    return
+            time.sleep(0.1)
     raise AssertionError(f"not ready: {served.log.read_text()}")
 
 
