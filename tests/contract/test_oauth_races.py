@@ -97,9 +97,24 @@ async def test_a_launch_is_used_once(server):
     assert errors == ["", *["invalid_request"] * (PARALLEL - 1)]
 
 
-async def _at_consent(server: smart.Smart, request: dict[str, str]) -> At:
-    """Ann at the consent page."""
-    account = await server.accounts.named("ann")
+@pytest.mark.parametrize("change", ["unlisted", "closed"])
+async def test_the_last_moment_counts(server, change):
+    """ATK-O16, F23: what ends between the reading of the session and the commit is seen within the commit."""
+    account = await server.person("mum", fhir_user="RelatedPerson/r", patients=["kid"])
+    at = await _at_consent(server, smart.asking(scope=SCOPE), "mum")
+    async with server.database.write() as connection:
+        if change == "unlisted":
+            await rows.set_listed(connection, account.id, ())
+        else:
+            await rows.disable_account(connection, account.id, server.clock())
+    found = await server.authorizations.answer(at, frozenset(SCOPE.split()))
+    assert isinstance(found, Page)
+    assert found.status == 403
+
+
+async def _at_consent(server: smart.Smart, request: dict[str, str], username: str = "ann") -> At:
+    """Somebody at the consent page."""
+    account = await server.accounts.named(username)
     assert account is not None
     begun = await server.authorizations.begin("hapi", tuple(request.items()), browser="b" * 43, signed_in=False)
     visitor = await server.sessions.current(await server.sessions.begin(account))

@@ -12,10 +12,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
-from gateway.smart.server.accounts import Attempts
+from gateway.smart.server.accounts import Accounts, Attempts, Passwords, SignedIn, Wrong
 from gateway.smart.server.consent import CATEGORIES
 from gateway.smart.server.launches import Wanted
 from gateway.smart.server.sessions import SessionLives
+from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import digest
 from tests import smart
@@ -135,6 +136,12 @@ async def test_the_browser_that_began_goes_on(running):
     link = str(attacker.page.request.url)
     await victim.get(link)
     assert victim.page.status_code == 400
+    signed_in = running.browser()  # with cookies of her own, and somebody signed in
+    await signed_in.get("/signin")
+    await signed_in.sign_in("mum")
+    for path in (link, link.replace("/signin?", "/auth/hapi/consent?")):
+        refused = await signed_in.get(path)
+        assert (refused.status_code, "app &amp; Co" in refused.text) == (400, False)
     signed = await running.at_consent()
     stolen = await victim.get(str(signed.page.request.url))
     assert (stolen.status_code, stolen.request.url.path) == (400, CONSENT)
@@ -413,6 +420,24 @@ async def test_wrong_name_and_wrong_password_are_alike(running):
         assert "__Host-gw_session" not in browser.http.cookies
     assert pages[0] == pages[1] == pages[2]
     assert pages[0][0] == 403
+
+
+async def test_unknown_and_closed_accounts_cost_a_hash_too(running):
+    """C1, user enumeration by time: `None` makes the same work for nothing, and every attempt goes that way."""
+    asked: list[bool] = []
+
+    class Watched(Passwords):
+        async def verify(self, encoded: str | None, password: str) -> bool:
+            asked.append(encoded is None)
+            return await super().verify(encoded, password)
+
+    watched = Watched(time_cost=1, memory=64)
+    accounts = Accounts(running.server.database, watched, record_in=running.server._record_in, clock=running.server.clock)
+    await running.server.accounts.disable(await running.server.accounts.named("mum"))
+    found = [type(await accounts.sign_in(name, smart.PASSWORD, Caller())) for name in ("ann", "nobody", "", "mum")]
+    watched.close()
+    assert found == [SignedIn, Wrong, Wrong, Wrong]
+    assert asked == [False, True, True, True]
 
 
 async def test_too_many_attempts_lock_a_name(running):
