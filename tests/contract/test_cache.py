@@ -551,11 +551,11 @@ async def test_no_order_of_events_gives_an_old_answer(shared: CacheStore, databa
         nonlocal hits
         while time.monotonic() < stop:
             patient = chance.choice("ab")
-            atleast = answered[patient]
+            least = answered[patient]
             looked = await cache.look(_ask(patient, ehr))
             hits += looked.value is not None
             value = looked.value or await records[patient].read()
-            assert int(value) >= atleast, f"seed {seed}: {patient} {value!r} < {atleast}"
+            assert int(value) >= least, f"seed {seed}: {patient} {value!r} < {least}"
             await asyncio.sleep(chance.uniform(0, 0.02))
             await cache.fill(looked.key, value, 60)
             await asyncio.sleep(chance.uniform(0, 0.01))
@@ -607,12 +607,12 @@ async def test_no_fault_of_redis_gives_an_old_answer(database: Database, fault: 
         async def read(cache: Cache) -> None:
             nonlocal slowest, hits
             while not stopped:
-                atleast, began = answered, time.monotonic()
+                least, began = answered, time.monotonic()
                 looked = await cache.look(_ask())
                 slowest = max(slowest, time.monotonic() - began)
                 hits += looked.value is not None
                 value = looked.value or await record.read()
-                assert int(value) >= atleast
+                assert int(value) >= least
                 await cache.fill(looked.key, value, 60)
                 await asyncio.sleep(0.005)
 

@@ -200,6 +200,18 @@ async def _soon(store: RedisStore, key: str) -> bytes | None:
 
 @pytest.mark.redis
 @pytest.mark.fault
+async def test_paused_with_many_waiting(valkey: parts.Part, admin: Redis):
+    """FAULT-R2: the wait for a connection counts: of two hundred at once none takes longer than one alone."""
+    store = RedisStore(valkey.url, breaker=Breaker(failures=1000))
+    await admin.client_pause(1_000)
+    began = time.monotonic()
+    assert set(await asyncio.gather(*(store.get("k") for _ in range(200)))) == {None}
+    assert time.monotonic() - began < OP + 2 * SLACK
+    await store.close()
+
+
+@pytest.mark.redis
+@pytest.mark.fault
 async def test_a_reply_that_came_too_late_reaches_nobody(valkey: parts.Part, admin: Redis):
     """A deadline that passes, and a request that is cancelled, leave a reply behind: the next request on that connection must not get it."""
     store = RedisStore(valkey.url, breaker=Breaker(failures=1000))
