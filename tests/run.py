@@ -29,6 +29,7 @@ ALONE = "fault or browser"
 def main() -> int:
     """Exit code of the whole run."""
     options, rest = arguments()
+    sys.stdout.reconfigure(line_buffering=True)  # a log of CI shows what is being waited for
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         try:
