@@ -29,8 +29,10 @@ CONFLICTS = 3
 """Attempts after which an EHR's 409 is taken as its last word: most are two writers at the same moment."""
 
 
-AWAY = frozenset({"ehr-down", "ehr-unreachable", "ehr-untrusted", "ehr-401", "ehr-407"})
-"""The EHR is not there for anybody, or does not take the gateway's own sign-in: no message dies of that (FAULT-U1, U20, U21)."""
+AWAY = frozenset({"ehr-down", "ehr-unreachable"})
+"""The EHR is not there for anybody: nothing was sent, and no message dies of that (FAULT-U1)."""
+DISTRUST = frozenset({"login", "security"})
+"""The EHR does not take the gateway's own sign-in, or shows a wrong certificate: the operator's trouble, not the message's (FAULT-U20, U21)."""
 
 
 class Road(Protocol):
@@ -102,7 +104,7 @@ def verdict(error: FhirError | OutcomeUnknown, request_id: str, attempts: int) -
             return Later(error.reason, after=float(error.retry_after or 5), counts=False, strained=True)
         case Unavailable() if not error.reason.startswith("ehr-"):
             return Later(error.reason, after=error.retry_after, counts=False)  # the gateway's own trouble is not the message's
-        case UpstreamFault() if error.reason in AWAY:
+        case UpstreamFault() if error.reason in AWAY or error.issue_code in DISTRUST:
             return Later(error.reason, after=error.retry_after, counts=False, strained=True)
         case Unavailable() | UpstreamFault():
             return Later(error.reason, after=error.retry_after, strained=True)

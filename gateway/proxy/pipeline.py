@@ -22,7 +22,7 @@ from gateway.proxy.access_log import AccessLog
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.fetched import Fetched, pack, unpack
-from gateway.proxy.reads import Events, Reader
+from gateway.proxy.reads import Events, Reader, refusal
 from gateway.proxy.writes import Writer
 from gateway.smart.constraint import Allow, Constraint, Deny
 from gateway.smart.policy import AccessRules, decide, reach
@@ -80,6 +80,8 @@ class Pipeline:
         """Whether a system may push this, by its scopes alone, entry by entry. Raises Forbidden; no I/O."""
         for one in interaction.entries or (interaction,):
             constraint = self._decide(principal, one)
+            if one.conditions.if_none_exist and not self._reaches(principal, one.type, "s"):
+                raise Forbidden("A conditional create needs a scope to search.", reason="scope-missing")
             if any(reach_.query for reach_ in constraint.match):
                 resource = parse(one.body)
                 if not any(not r.query or matches(resource, r.query, self._parts.tables) for r in constraint.match):
@@ -87,13 +89,15 @@ class Pipeline:
 
     async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
         """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read."""
-        if not any(reach(principal, interaction.type, letter, tables=self._parts.tables, rules=self._parts.rules) for letter in "cu"):
+        if not any(self._reaches(principal, interaction.type, letter) for letter in "cu"):
             raise Forbidden(reason="scope-missing")
         call = EhrCall(interaction.kind, interaction.type, interaction.id, interaction.version, request_id=context.request_id)
         reply = await self._ehr(principal.ehr).send(call)
         self._parts.audit.append(trail.looked(principal, interaction, context, reply.status))
         if reply.status in (404, 410):
             return None
+        if reply.status in (429, 503):  # the pause that it asks for is kept (FAULT-U5)
+            raise refusal(reply, self._ehr(principal.ehr), context, self._parts.events)
         if reply.status != 200:
             raise UpstreamFault(reason="look-failed")
         return reply
@@ -118,8 +122,8 @@ class Pipeline:
         match decide(principal, asked, tables=self._parts.tables, rules=self._parts.rules):
             case Allow(constraint, _):
                 return constraint
-            case Deny() as refusal:
-                raise error_of(refusal)
+            case Deny() as denied:
+                raise error_of(denied)
 
     async def _read(self, principal: Principal, asked: Interaction, page: str, reader: Reader) -> Answer:
         narrowed = self._narrowed(asked, reader.constraint)
@@ -171,7 +175,10 @@ class Pipeline:
 
     def _may_read(self, principal: Principal, asked: Interaction) -> bool:
         """No letter implies another (ATK-F17): what was written comes back only to those who may read it."""
-        return bool(reach(principal, asked.type, "r", tables=self._parts.tables, rules=self._parts.rules))
+        return self._reaches(principal, asked.type, "r")
+
+    def _reaches(self, principal: Principal, resource_type: str, letter: str) -> bool:
+        return bool(reach(principal, resource_type, letter, tables=self._parts.tables, rules=self._parts.rules))
 
     def _view(self, reader: Reader) -> render.View:
         return render.View(self._parts.public_url, reader.ehr, self._parts.seal)
@@ -186,10 +193,10 @@ class Pipeline:
         return render.read(self._view(reader), principal, asked, fetched, cached=False)
 
 
-def error_of(refusal: Deny) -> FhirError:
+def error_of(denied: Deny) -> FhirError:
     """A Deny as the error that becomes the answer."""
     kinds: dict[int, type[FhirError]] = {400: BadRequest, 403: Forbidden, 404: NotFound, 501: NotSupported}
-    return kinds[refusal.status](refusal.message, reason=refusal.reason, code=refusal.code)
+    return kinds[denied.status](denied.message, reason=denied.reason, code=denied.code)
 
 
 def _ask(asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reader) -> Ask:

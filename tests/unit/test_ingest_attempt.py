@@ -333,7 +333,7 @@ async def test_an_empty_batch_is_done():
     [
         (UpstreamFault(reason="ehr-500"), Later("ehr-500", strained=True)),
         (UpstreamFault(reason="ehr-down", retry_after=2), Later("ehr-down", after=2, counts=False, strained=True)),
-        (UpstreamFault(reason="ehr-401"), Later("ehr-401", counts=False, strained=True)),
+        (UpstreamFault(reason="ehr-credential", code="login"), Later("ehr-credential", counts=False, strained=True)),
         (OutcomeUnknown("ehr-500"), Later("ehr-500", strained=True)),
         (UpstreamTimeout(reason="slow"), Later("slow", strained=True)),
         (Unavailable(reason="ehr-503", retry_after=7), Later("ehr-503", after=7, strained=True)),

@@ -1,0 +1,229 @@
+"""An EHR that fails in the middle of a delivery: each fault of the matrix, through the real adapter, with a correction before the next attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from gateway.ingest import admin
+from gateway.sandbox.double import Double, Fault, served
+from gateway.store.base import Database, now
+from tests.flow.whole import Whole, whole
+
+SCOPE = "system/Patient.cu system/Observation.cu"
+PATIENT = {"resourceType": "Patient", "id": "p1"}
+LOGIN_PAGE = b"<html><form>Sign in</form></html>"
+
+
+@dataclass
+class World:
+    """A gateway whose worker runs only when it is asked to, over a double."""
+
+    gateway: Whole
+    double: Double
+    token: str
+
+    @property
+    def database(self) -> Database:
+        return self.gateway.gateway.state.database
+
+    async def push(self, method: str, path: str, body: Any) -> str:
+        """Accepted for later; gives the path of its status."""
+        answer = await self.gateway.fhir(self.token, method, path, body, Prefer="respond-async")
+        assert answer.status_code == 202, answer.text
+        return answer.headers["Content-Location"].removeprefix(f"{self.gateway.base}/")
+
+    async def attempt(self) -> None:
+        """One attempt at whatever is pending, whenever it would be due."""
+        async with self.database.write() as connection:
+            await connection.exec_driver_sql("UPDATE inbox_message SET next_attempt_at = '2020-01-01 00:00:00.000000'")
+        worker = self.gateway.gateway.worker
+        worker._pauses._states.clear()
+        await worker.drained()
+
+    async def outcome(self, status: str) -> dict[str, Any]:
+        answer = await self.gateway.fhir(self.token, "GET", status)
+        assert answer.status_code == 200, (answer.status_code, answer.headers)
+        return answer.json()["entry"][0]["response"]
+
+    async def only(self) -> admin.Listed:
+        (found,) = await admin.listed(self.database)
+        return found
+
+
+@pytest.fixture
+async def world(tmp_path):
+    double = Double()
+    double.seed(PATIENT)
+    with served(double) as url:
+        async with whole(url, tmp_path, deliver=False) as gateway:
+            worker = gateway.gateway.worker
+            worker._policy = replace(worker._policy, backoff=30.0, attempts=4)
+            yield World(gateway, double, await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
+
+
+def result(**more: Any) -> dict[str, Any]:
+    return {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": "Patient/p1"}} | more
+
+
+AMBIGUOUS = {
+    "U7-reset-after": Fault(method="PUT", after=True, drop=True),
+    "U4-500-after": Fault(method="PUT", after=True, status=500),
+    "U4-502-after": Fault(method="PUT", after=True, status=502, body=LOGIN_PAGE),
+    "U13-truncated": Fault(method="PUT", after=True, status=200, body=b'{"resourceType":"Obs'),
+    "U15-html-200": Fault(method="PUT", after=True, status=200, body=LOGIN_PAGE),
+    "U18-redirect": Fault(method="PUT", after=True, status=302, headers={"Location": "http://127.0.0.1:9/"}),
+    "U7-reset-before": Fault(method="PUT", drop=True),
+    "U4-500-before": Fault(method="PUT", status=500),
+}
+
+
+@pytest.mark.parametrize("fault", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_a_create_of_unknown_outcome_is_settled_by_looking(world, fault):
+    """Done once; what was corrected in between stays."""
+    status = await world.push("POST", "Observation", result())
+    world.double.fail(fault)
+    await world.attempt()
+    (target,) = await _targets(world)
+    if fault.after:
+        world.double.seed(result(id=target.partition("/")[2], status="corrected"))
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "201"
+    assert json.loads(world.double.raw(target))["status"] == ("corrected" if fault.after else "final")
+    assert world.double.versions(target) == (2 if fault.after else 1)
+    assert (await admin.accounting(world.database)).done == 1
+
+
+@pytest.mark.parametrize("fault", AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
+async def test_an_update_of_unknown_outcome_is_settled_by_the_version_after(world, fault):
+    """Ours, then corrected: left alone. Not ours, and another's in between: applied to that."""
+    world.double.seed(result(id="o1", valueString="before"))
+    status = await world.push("PUT", "Observation/o1", result(id="o1", valueString="ours"))
+    world.double.fail(fault)
+    await world.attempt()
+    world.double.seed(result(id="o1", valueString="theirs"))
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "200"
+    assert json.loads(world.double.raw("Observation/o1"))["valueString"] == ("theirs" if fault.after else "ours")
+    assert world.double.versions("Observation/o1") == 3
+
+
+@pytest.mark.parametrize("after", [True, False])
+async def test_a_transaction_of_unknown_outcome_happened_wholly_or_not(world, after):
+    """Its first create tells."""
+    world.double.seed(result(id="o1", valueString="before"))
+    entries = [
+        {"resource": result(), "request": {"method": "POST", "url": "Observation"}},
+        {"resource": result(id="o1", valueString="ours"), "request": {"method": "PUT", "url": "Observation/o1"}},
+    ]
+    status = await world.push("POST", "", {"resourceType": "Bundle", "type": "transaction", "entry": entries})
+    world.double.fail(Fault(method="POST", after=after, drop=True))
+    await world.attempt()
+    world.double.seed(result(id="o1", valueString="theirs"))
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "200"
+    assert json.loads(world.double.raw("Observation/o1"))["valueString"] == ("theirs" if after else "ours")
+    made, _ = await _targets(world)
+    assert (world.double.versions(made), world.double.versions("Observation/o1")) == (1, 3)
+
+
+async def test_no_call_before_the_time_that_the_ehr_asked_for(world):
+    """FAULT-U5: 429 with Retry-After; it counts for nothing against the message, and nobody else calls that EHR meanwhile."""
+    await world.push("POST", "Observation", result())
+    world.double.fail(Fault(method="PUT", status=429, headers={"Retry-After": "60"}))
+    await world.gateway.gateway.worker.drained()
+    await world.push("POST", "Observation", result(subject={"reference": "Patient/p2"}))
+    before = len(world.double.lines())
+    await world.gateway.gateway.worker.drained()
+    assert len(world.double.lines()) == before
+    async with world.database.read() as connection:
+        rows = (await connection.exec_driver_sql("SELECT attempts, next_attempt_at FROM inbox_message ORDER BY seq")).all()
+    assert [row[0] for row in rows] == [0, 0]
+    assert rows[0][1] > (now().replace(tzinfo=None)).isoformat(sep=" ")[:16]
+
+
+async def test_a_look_that_is_told_to_wait_waits(world):
+    """FAULT-U6 at the read before an update."""
+    await world.push("PUT", "Patient/p1", PATIENT | {"active": True})
+    world.double.fail(Fault(method="GET", path="Patient", status=503, headers={"Retry-After": "60"}))
+    await world.gateway.gateway.worker.drained()
+    await world.gateway.gateway.worker.drained()
+    assert world.double.lines()[-1] == "GET Patient/p1"
+    assert (await world.only()).error == "ehr-503"
+
+
+async def test_a_conditional_create_needs_the_right_to_search(world):
+    """Refused at the door, with no row; with the right it is found instead of made."""
+    answer = await world.gateway.fhir(world.token, "POST", "Patient", PATIENT, If_None_Exist="identifier=urn:x|1")
+    assert answer.status_code == 403
+    assert await admin.listed(world.database) == []
+    able = await world.gateway.token("system/Patient.crs", push={"mode": "deliver", "ehr": "hapi"})
+    world.double.seed(PATIENT | {"identifier": [{"system": "urn:x", "value": "1"}]})
+    answer = await world.gateway.fhir(
+        able, "POST", "Patient", {"resourceType": "Patient"}, If_None_Exist="identifier=urn:x|1", Prefer="respond-async"
+    )
+    await world.attempt()
+    outcome = await world.gateway.fhir(able, "GET", answer.headers["Content-Location"].removeprefix(f"{world.gateway.base}/"))
+    assert outcome.json()["entry"][0]["response"]["location"].startswith(f"{world.gateway.base}/Patient/p1")
+
+
+async def test_an_ehr_that_fails_for_good_ends_in_a_dead_message(world):
+    """FAULT-U4: after its last attempt it is dead, visible, and may be tried again."""
+    status = await world.push("POST", "Observation", result())
+    world.double.fail(Fault(method="PUT", status=500, times=0))
+    for _ in range(4):
+        await world.attempt()
+    listed = await world.only()
+    assert (listed.state, listed.attempts, listed.error) == ("dead", 4, "ehr-500")
+    assert (await world.outcome(status))["status"] == "503"
+    world.double.heal()
+    assert await admin.retry(world.database, world.gateway.gateway.state.audit, listed.id)
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "201"
+
+
+@pytest.mark.parametrize("fault", [Fault(status=401, times=0), Fault(method="GET", status=401, times=0)])
+async def test_no_message_dies_of_the_gateways_own_credential(world, fault):
+    """FAULT-U21: 401 is not the message's; it waits for the operator."""
+    status = await world.push("PUT", "Patient/p1", PATIENT | {"active": True})
+    world.double.fail(fault)
+    for _ in range(6):
+        await world.attempt()
+    assert (await world.only()).state == "received"
+    world.double.heal()
+    await asyncio.sleep(0)
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "200"
+
+
+async def test_an_ehr_that_is_gone_holds_nothing_against_a_message(tmp_path):
+    """FAULT-U1: refused connections, for as long as they last."""
+    async with whole("http://127.0.0.1:9/fhir", tmp_path, deliver=False) as gateway:
+        world = World(gateway, Double(), await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
+        await world.push("POST", "Observation", result())
+        for _ in range(20):
+            await world.attempt()
+        listed = await world.only()
+        assert (listed.state, listed.attempts) == ("received", 0)
+
+
+async def test_poison_is_rejected_and_the_next_message_of_its_patient_flows(world):
+    """FAULT-U25."""
+    first = await world.push("POST", "Observation", result())
+    second = await world.push("POST", "Observation", result())
+    outcome = {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "value", "diagnostics": "secret words"}]}
+    world.double.fail(Fault(method="PUT", status=422, headers={"Content-Type": "application/fhir+json"}, body=json.dumps(outcome).encode()))
+    await world.attempt()
+    refused = await world.outcome(first)
+    assert (refused["status"], refused["outcome"]["issue"][0]["code"]) == ("422", "value")
+    assert "secret" not in json.dumps(refused)
+    assert (await world.outcome(second))["status"] == "201"
+
+
+async def _targets(world: World) -> list[str]:
+    async with world.database.read() as connection:
+        return [f"{row[0]}/{row[1]}" for row in await connection.exec_driver_sql("SELECT type, target FROM inbox_entry ORDER BY seq, position")]
