@@ -16,38 +16,60 @@ from gateway.portal.words import Resource, many, pick, reference, text
 REFUSED = "4"
 FAILED = ("8", "12")
 
+_LOOKS = frozenset({"read", "vread", "search-type"})
+_OF_A_KIND = frozenset({"create", "update", "delete"})
 _DID: dict[str, tuple[str, str]] = {  # what was done, and what was tried when it was refused or failed
-    "read": ("Looked at", "Tried to look at"),
-    "vread": ("Looked at an older version of", "Tried to look at an older version of"),
-    "search-type": ("Looked at the list of", "Tried to look at the list of"),
+    "look": ("Looked at", "Tried to look at"),
     "create": ("Added to", "Tried to add to"),
     "update": ("Changed", "Tried to change"),
-    "delete": ("Deleted", "Tried to delete"),
-    "transaction": ("Sent several changes to your record", "Tried to send several changes to your record"),
-    "batch": ("Sent several changes to your record", "Tried to send several changes to your record"),
-    "push": ("Sent new data to your record", "Tried to send new data to your record"),
+    "delete": ("Deleted from", "Tried to delete from"),
+    "transaction": ("Sent several changes to the record", "Tried to send several changes to the record"),
+    "batch": ("Sent several changes to the record", "Tried to send several changes to the record"),
+    "push": ("Sent new data to the record", "Tried to send new data to the record"),
     "login": ("Signed in", "Tried to sign in"),
     "logout": ("Signed out", "Tried to sign out"),
-    "grant": ("Allowed an app to use your record", "Tried to allow an app to use your record"),
+    "grant": ("Allowed an app to use the record", "Tried to allow an app to use the record"),
+    "grant-refused": ("Did not allow an app to use the record", "Did not allow an app to use the record"),
     "revoke": ("Took an app's access away", "Tried to take an app's access away"),
-    "token": ("Renewed an app's access", "Tried to renew an app's access"),
-    "launch": ("Opened an app with your record", "Tried to open an app with your record"),
+    "token": ("Got access for an app", "Tried to get access for an app"),
+    "launch": ("Opened an app with the record", "Tried to open an app with the record"),
 }
-_OF_A_KIND = frozenset({"read", "vread", "search-type", "create", "update", "delete"})
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """One event. Those of a day that are equal but for `time` and `kind` are one Access."""
+
+    who: str
+    action: str  # "look" for every way to look
+    kind: str  # the data, in words
+    app: str
+    day: str
+    time: str
+    yours: bool
+    result: str  # "Refused", "Failed" or ""
+
+    @property
+    def sort(self) -> tuple[str, ...]:
+        """Looks of a day are one, whatever was looked at; other deeds stay apart by what they were about."""
+        return (self.who, self.action, "" if self.action == "look" else self.kind, self.app, self.result)
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One access, or several alike on one day: `times` newest first."""
+    """What one person did through one app on one day. `times`: each time with what it was about, newest first."""
 
     who: str
     what: str
     app: str
-    day: str
     times: tuple[str, ...]
     yours: bool
-    result: str = ""  # "Refused" or "Failed"
-    address: str = ""
+    result: str = ""
+
+    @property
+    def last(self) -> str:
+        """When it was done last."""
+        return self.times[0].partition(": ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +98,27 @@ async def listing(chart: Chart) -> AccessLog:
     (found,), standing = await chart.gather(Ask("the record of accesses", "AuditEvent", (Param("_sort", "", "-date"),)))
     events = sorted(found.resources, key=lambda event: words.sort_key(text(event, "recorded")), reverse=True)
     names = await chart.names([agent.get("who") for event in events for agent in many(event, "agent")])
-    return AccessLog(_days([_access(event, chart, names) for event in events]), standing)
+    return AccessLog(_days([_deed(event, chart, names) for event in events]), standing)
 
 
-def _days(accesses: Sequence[Access]) -> tuple[Day, ...]:
-    days: dict[str, dict[Access, list[str]]] = {}
-    for item in accesses:
-        alike = replace(item, times=())
-        days.setdefault(item.day, {}).setdefault(alike, []).extend(item.times)
-    return tuple(Day(title, tuple(replace(item, times=tuple(times)) for item, times in items.items())) for title, items in days.items())
+def _days(deeds: Sequence[Deed]) -> tuple[Day, ...]:
+    days: dict[str, dict[tuple[str, ...], list[Deed]]] = {}
+    for deed in deeds:
+        days.setdefault(deed.day, {}).setdefault(deed.sort, []).append(deed)
+    return tuple(Day(title, tuple(_together(alike) for alike in sorts.values())) for title, sorts in days.items())
 
 
-def _access(event: Resource, chart: Chart, names: Mapping[str, str]) -> Access:
+def _together(deeds: Sequence[Deed]) -> Access:
+    first = deeds[0]
+    done, tried = _DID.get(first.action, ("Used the record", "Tried to use the record"))
+    kinds = list(dict.fromkeys(deed.kind for deed in deeds if deed.kind))
+    listed = " and ".join(part for part in (", ".join(kinds[:-1]), kinds[-1]) if part) if kinds else ""
+    what = f"{tried if first.result else done} {listed}".strip()
+    times = tuple(f"{deed.time}: {deed.kind}" if deed.kind else deed.time for deed in deeds)
+    return Access(first.who, what, first.app, times, first.yours, first.result)
+
+
+def _deed(event: Resource, chart: Chart, names: Mapping[str, str]) -> Deed:
     agents = many(event, "agent")
     agent = next((item for item in agents if item.get("requestor") is True), agents[0] if agents else None)
     target = reference(pick(agent, "who"))
@@ -98,16 +129,16 @@ def _access(event: Resource, chart: Chart, names: Mapping[str, str]) -> Access:
         who = "You" if target == chart.author else "The patient"
     else:
         who = text(agent, "who", "display") or names.get(target, "") or _unnamed(target, app)
-    recorded = text(event, "recorded")
-    return Access(
+    recorded, code = text(event, "recorded"), text(event, "subtype", "code")
+    return Deed(
         who,
-        _what(event),
+        "look" if code in _LOOKS else code,
+        _kind(event) if code in _LOOKS | _OF_A_KIND else "",
         "This site" if here else app if app != who else "",
         words.day(recorded, chart.zone),
-        (words.clock(recorded, chart.zone),),
+        words.clock(recorded, chart.zone),
         own and here,
         _result(event),
-        text(agent, "network", "address"),
     )
 
 
@@ -126,21 +157,13 @@ def _result(event: Resource) -> str:
     return "Refused" if outcome == REFUSED else "Failed" if outcome in FAILED else ""
 
 
-def _what(event: Resource) -> str:
-    """`Looked at the list of test results and measurements`."""
-    action = text(event, "subtype", "code")
-    done, tried = _DID.get(action, ("Used your record", "Tried to use your record"))
-    verb = tried if _result(event) else done
-    return f"{verb} {_kind(event)}" if action in _OF_A_KIND else verb
-
-
 def _kind(event: Resource) -> str:
-    """The type that was opened, in words: from the resource that is named, else from the search."""
+    """The data that it was about, in words: from the resource that is named, else from the search."""
     for entity in many(event, "entity"):
         kind = reference(entity.get("what")).partition("/")[0] or text(entity, "what", "type") or _searched(text(entity, "query"))
         if kind and kind != "Patient":
-            return type_in_words(kind) if kind == "AuditEvent" else f"your {type_in_words(kind)}"
-    return f"your {type_in_words('Patient')}"
+            return type_in_words(kind)
+    return type_in_words("Patient")
 
 
 def _searched(query: str) -> str:

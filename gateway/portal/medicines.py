@@ -82,8 +82,8 @@ class Medicine:
 
     @property
     def may_ask(self) -> bool:
-        """More can be asked for of what is taken now."""
-        return self.current and self.waiting is None
+        """More can be asked for of a prescription that is taken now: not while it is paused, and not of what she only told the clinic about."""
+        return self.status is STATUSES["active"] and not self.self_reported and self.waiting is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ async def ask_for_more(chart: Chart, id_: str, key: str, note: str) -> None:
     """
     order, tasks = await asyncio.gather(chart.read_with_etag("MedicationRequest", id_, fresh=True), chart.search("Task"))
     resource = order[0]
-    if not _is_order(resource) or text(resource, "status") not in CURRENT:
+    if not _is_order(resource) or text(resource, "status") != "active" or _is_reported(resource):
         raise Conflict("Only a medicine that you take now can be asked for.", reason="medicine-not-current")
     identifier = chart.identifier("refill", key)
     others = [task for task in _tasks_about(tasks.resources, id_) if text(task, "status") in OPEN]
@@ -170,14 +170,14 @@ def _sequence(dose: Resource) -> int:
 
 
 def _made(dose: Resource) -> str:
-    """`Take 1 tablet by mouth, 2 times every 1 day, when needed for pain`."""
+    """`Take 1 tablet, by mouth, 2 times a day, when needed for pain`."""
     rate = (many(dose, "doseAndRate") or [{}])[0]
     low, high = words.quantity(pick(rate, "doseRange", "low")), words.quantity(pick(rate, "doseRange", "high"))
     amount = words.quantity(rate.get("doseQuantity")) or (f"{low} to {high}" if low and high else low or high)
     needed = pick(dose, "asNeededCodeableConcept")
     parts = [
         f"{concept(dose.get('method'), 'Take')} {amount}".strip() if amount else "",
-        f"route: {concept(dose.get('route'))}" if dose.get("route") else "",
+        concept(dose.get("route")),
         _timing(dose.get("timing")),
         f"when needed for {concept(needed)}" if needed else "when needed" if dose.get("asNeededBoolean") is True else "",
     ]
@@ -198,6 +198,10 @@ def _timing(timing: object) -> str:
 
 def _is_order(resource: Resource) -> bool:
     return text(resource, "intent") in ORDERS and text(resource, "status") != "entered-in-error"
+
+
+def _is_reported(order: Resource) -> bool:
+    return order.get("reportedBoolean") is True or "reportedReference" in order
 
 
 def _product(order: Resource) -> object:
@@ -237,7 +241,7 @@ def _medicine(order: Resource, chart: Chart, dispenses: Sequence[Resource] | Non
         words.day(handed[-1], chart.zone) if handed else "",
         words.quantity(pick(last, "daysSupply")),
         tuple(found for note in many(order, "note") if (found := text(note, "text"))),
-        order.get("reportedBoolean") is True or "reportedReference" in order,
+        _is_reported(order),
         tuple(_request(task, chart) for task in _tasks_about(tasks, id_)),
     )
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any
 
 import pytest
-import uvicorn
 from playwright.async_api import Browser, BrowserContext, async_playwright
 
 from tests.e2e.clinic import Clinic, rich
 from tests.e2e.portal_app import FAMILY, People, Person, make_app
+from tests.e2e.serve import served
 
 ARGUMENTS = (
     "--headless",
@@ -71,24 +65,6 @@ class Site:
     sign_in: Callable[[BrowserContext], Awaitable[None]] = _nothing
     pages: dict[str, str] = field(default_factory=lambda: dict(PAGES))
     clinic: Clinic | None = None
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """The application on a free port of loopback, in a thread; gives its URL."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="off"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 @pytest.fixture(scope="session")

@@ -212,7 +212,12 @@ async def test_only_what_she_takes_now_can_be_asked_for():
     """Stopped, absent or another's: nothing is written."""
     clinic = rich()
     clinic.put({"resourceType": "MedicationRequest", "id": "b1", "status": "active", "intent": "order", "subject": ref("Patient/p2")})
-    for id_, error in (("mr3", Conflict), ("none", NotFound), ("b1", NotFound), ("../x", NotFound)):
+    clinic.put({**json.loads(clinic.resources["MedicationRequest", "mr1"]), "id": "told", "reportedBoolean": True})
+    clinic.put({**json.loads(clinic.resources["MedicationRequest", "mr1"]), "id": "paused", "status": "on-hold"})
+    view = await medicines.listing(chart_of(clinic))
+    assert not view.one("told").may_ask
+    assert not view.one("paused").may_ask
+    for id_, error in (("mr3", Conflict), ("told", Conflict), ("paused", Conflict), ("none", NotFound), ("b1", NotFound), ("../x", NotFound)):
         with pytest.raises(error):
             await medicines.ask_for_more(chart_of(clinic), id_, KEY, "")
     assert written(clinic) == []
