@@ -254,11 +254,12 @@ class Hapi:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 (Popen was given a pipe)
-        for line in self._process.stdout:
-            self._printed.append(line)
-            if line.startswith("READY "):
-                self.base_url = line.split()[1]
-                self._ready.set()
+        with self._process.stdout as output:
+            for line in output:
+                self._printed.append(line)
+                if line.startswith("READY "):
+                    self.base_url = line.split()[1]
+                    self._ready.set()
         self._ready.set()  # it ended: whoever waits shall see that
 
     def wait_ready(self, seconds: float, say: Say) -> None:

@@ -62,10 +62,12 @@ class Whole:
 
 
 @asynccontextmanager
-async def whole(ehr_url: str, folder: Path, *, ehr: str = "hapi", deliver: bool = True, **settings: Any) -> AsyncGenerator[Whole]:
+async def whole(
+    ehr_url: str, folder: Path, *, ehr: str = "hapi", deliver: bool = True, environ: Mapping[str, str] | None = None, **settings: Any
+) -> AsyncGenerator[Whole]:
     """Composed as the processes compose it; only the HTTP server is missing."""
     flags: Mapping[str, Any] = {"ehr": (f"{ehr}={ehr_url}",), "public_url": PUBLIC_URL, "data_dir": str(folder), **settings}
-    loaded = config.load(environ={}, flags=flags, cwd=folder)
+    loaded = config.load(environ=environ or {}, flags=flags, cwd=folder)
     gateway = compose.gateway(loaded.settings)
     asgi = app.app(gateway, deliver=deliver)
     async with worker.running(gateway, deliver=deliver):
