@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorize import Back, Page
-from gateway.smart.server.authorizer import At
+from gateway.smart.server.authorizer import At, SignIn
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Wanted
 from gateway.smart.server.values import Caller
@@ -110,6 +111,16 @@ async def test_the_last_moment_counts(server, change):
     found = await server.authorizations.answer(at, frozenset(SCOPE.split()))
     assert isinstance(found, Page)
     assert found.status == 403
+
+
+async def test_only_the_session_that_read_the_page_answers(server):
+    """ATK-O17: another person, or the same one in another session, has to be asked first."""
+    at = await _at_consent(server, smart.asking(scope=SCOPE))
+    account = await server.accounts.named("ann")
+    other = await server.sessions.current(await server.sessions.begin(account))
+    found = await server.authorizations.answer(replace(at, visitor=other), frozenset(SCOPE.split()))
+    assert isinstance(found, SignIn)
+    assert isinstance(await server.authorizations.answer(at, frozenset(SCOPE.split())), Back)
 
 
 async def _at_consent(server: smart.Smart, request: dict[str, str], username: str = "ann") -> At:

@@ -472,6 +472,16 @@ async def test_too_many_attempts_lock_an_address(running):
     assert (await browser.sign_in()).status_code != 429
 
 
+async def test_a_success_gives_the_others_nothing_back(running):
+    """C1: a guesser with one account of his own does not clear his address by signing in with it."""
+    await running.server.person("guesser", fhir_user="Patient/g")
+    for name in ("n1", "n2", "n3", "n4", "guesser", "n5", "n6", "n7", "n8", "n9"):
+        browser = running.browser()
+        await browser.get("/signin")
+        response = await browser.sign_in(name, smart.PASSWORD)
+    assert response.status_code == 429
+
+
 async def test_success_is_not_counted(running):
     """A clinic behind one address signs in as often as it likes."""
     for _ in range(12):
@@ -681,6 +691,8 @@ async def test_a_launch_needs_what_it_names(running):
         with pytest.raises(ConfigError) as refused:
             await running.server.launches.create(wanted)
         assert refused.value.fix
+    # For staff an EHR launch is enough: the record system chose the patient.
+    assert (await running.server.launches.create(Wanted("hapi", "app", "zed", username="doc"))).launch
 
 
 async def test_accounts_that_cannot_be_made(running):

@@ -144,6 +144,14 @@ async def test_confidential_clients_prove_themselves(running):
     assert both.status_code == 400
 
 
+async def test_public_clients_have_no_secret(running):
+    """ATK-O10: a public client that sends one, whatever it is, is not the one that was registered."""
+    form = await running.code("app")
+    for auth, more in ((("app", "x"), {}), (("app", ""), {}), (None, {"client_id": "app", "client_secret": "x"})):
+        assert error(await running.post(form | more, auth=auth)) == "invalid_client"
+    assert (await running.post(form | {"client_id": "app"}, auth=None)).status_code == 200
+
+
 async def test_secret_by_post_and_encoded_basic_count(running):
     """B: Python fhirclient sends Basic and client_id together; secrets may be form-encoded or not (RFC 6749 section 2.3.1)."""
     assert (await running.post(await running.code() | {"client_id": "web"})).status_code == 200
