@@ -166,7 +166,7 @@ class Writer:
 
         Else an EHR that checks references would tell which ids exist (ATK-F25), or data would be tied to another person's.
         """
-        patients = _patients(self.reader.constraint.match)
+        patients = _reached(self.reader.constraint.match)
         seen: set[tuple[str, str]] = set()
         for reference in walk(resource):
             if reference.contained or not reference.value:
@@ -181,7 +181,7 @@ class Writer:
             if not await self._may_refer(target, patients):
                 raise Unprocessable("The resource refers to something that is not there.", reason="reference-unknown")
 
-    async def _may_refer(self, target: tuple[str, str], patients: frozenset[str]) -> bool:
+    async def _may_refer(self, target: tuple[str, str], patients: frozenset[str] | None) -> bool:
         target_type, target_id = target
         if f"{target_type}/{target_id}" == self.principal.fhir_user:
             return True
@@ -190,7 +190,7 @@ class Writer:
             return False
         if row.kind == "shared":
             return True
-        if row.kind == "record":
+        if row.kind == "record" and patients is not None:
             return target_id in patients
         try:
             await self.reader.read(Interaction(Kind.READ, target_type, target_id), (Reach(patients),))
@@ -248,8 +248,8 @@ class Writer:
             self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: the answer to a write is another resource")
         if not id_:
             raise Conflict("The record system took this but did not say where it is.", reason="location-missing")
-        patients = _patients(self.reader.constraint.match) if not self._is_system else frozenset[str]()
-        return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, tuple(sorted(patients)))
+        patients = tuple(sorted(_reached(self.reader.constraint.match) or ()))
+        return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, patients)
 
     def _refused(self, reply: EhrReply) -> FhirError:
         error = refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
@@ -260,7 +260,10 @@ class Writer:
         return Written(status, asked.type, asked.id, stored.etag, stored.last_modified, stored.body, stored.patients)
 
 
-def _patients(reaches: tuple[Reach, ...]) -> frozenset[str]:
+def _reached(reaches: tuple[Reach, ...]) -> frozenset[str] | None:
+    """All patients within reach, None for everyone."""
+    if any(one.patients is None for one in reaches):
+        return None
     return frozenset(patient for one in reaches for patient in one.patients or ())
 
 

@@ -9,6 +9,7 @@ from statistics import median
 import httpx
 import pytest
 
+from gateway.proxy.reads import SILENCE
 from tests.flow.two import Two, load
 from tests.flow.whole import Whole, whole
 
@@ -62,3 +63,19 @@ def area_under_curve(first: list[float], second: list[float]) -> float:
     """The chance that one of the first took longer than one of the second (ties count half)."""
     wins = sum((a > b) + 0.5 * (a == b) for a in first for b in second)
     return wins / (len(first) * len(second))
+
+
+async def test_what_no_search_can_confine_is_refused_in_silence(gateway: Whole, hapi_url: str):
+    """B's Provenance, of which the EHR must be asked, and none at all: both refusals take the floor, and not what the EHR took."""
+    two = Two()
+    load(hapi_url, two.resources(large=200_000))
+    token = await gateway.token("patient/*.rs", patient=two.a)
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(8):
+        for is_foreign, path in ((True, f"Provenance/{two.id('prov-b')}"), (False, f"Provenance/none-{two.tag}")):
+            started = time.perf_counter()
+            assert (await gateway.fhir(token, "GET", path)).status_code == 404
+            times[is_foreign].append(time.perf_counter() - started)
+    assert min(times[True] + times[False]) >= SILENCE
+    assert abs(median(times[True]) - median(times[False])) < SILENCE / 10
+    assert (await gateway.fhir(token, "GET", f"Provenance/{two.id('prov-a')}")).status_code == 200
