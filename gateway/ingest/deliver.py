@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any, Protocol, cast
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cache import keys
 from gateway.errors import FhirError, Unavailable
@@ -36,6 +37,7 @@ from gateway.seal import SealBroken, Seals
 from gateway.smart.principal import Principal
 from gateway.store import inbox
 from gateway.store.base import Database, now
+from gateway.store.group import Group
 from gateway.store.inbox import Claimed, Entry, Fenced, Message, State
 
 log = structlog.get_logger("gateway.worker")
@@ -103,6 +105,7 @@ class Worker:
         self._parts = parts
         self._policy = policy
         self._vault = Vault(parts.sealer)
+        self._group = Group(parts.database)
         self._pauses = Pauses()
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._running: dict[int, _Job] = {}
@@ -143,7 +146,7 @@ class Worker:
             claimed = await self._claim(limit)
             for one in claimed:
                 self._pauses.taken(one.message.ehr)
-                lease = HeldLease(self._parts.database, self._vault, one.message, until)
+                lease = HeldLease(self._group, self._vault, one.message, until)
                 task = asyncio.create_task(self._deliver(one, lease))
                 self._running[one.message.seq] = _Job(one.message, lease, task)
                 task.add_done_callback(lambda _, seq=one.message.seq: self._finished(seq))
@@ -274,18 +277,24 @@ class Worker:
     async def _finish(self, message: Message, state: State, answer: StoredAnswer | None, error: str = "") -> None:
         sealed = self._vault.close(message.id, answer) if answer else None
         status = answer.status if answer else 503
-        async with self._parts.database.write() as connection:
+
+        async def store(connection: AsyncConnection) -> None:
             await inbox.finish(connection, message, state, at=now(), answer=sealed, error=error, block=self._policy.block)
             await self._parts.audit.record_in(connection, trail.moved(message, state, status=status, reason=error))
+
+        await self._group.write(store)
         self._parts.signals.finished(message.id)
         if state is not State.DONE:
             log.warning("message not delivered", state=str(state), message_id=message.id, reason_id=error, attempt=message.attempts)
 
     async def _again(self, message: Message, later: Later) -> None:
         delay = later.after if later.after is not None else self._backoff(message.attempts)
-        async with self._parts.database.write() as connection:
+
+        async def store(connection: AsyncConnection) -> None:
             await inbox.again(connection, message, at=now() + timedelta(seconds=delay), error=later.error, counts=later.counts)
             await self._parts.audit.record_in(connection, trail.moved(message, "retry", status=503, reason=later.error))
+
+        await self._group.write(store)
 
     def _backoff(self, attempts: int) -> float:
         """Full jitter: many messages that failed together do not come back together."""
@@ -298,8 +307,8 @@ class Worker:
 class HeldLease:
     """A lease in the store. `until`: when it runs out by this process's monotonic clock, counted from before it was taken or renewed."""
 
-    def __init__(self, database: Database, vault: Vault, message: Message, until: float) -> None:
-        self._database = database
+    def __init__(self, group: Group, vault: Vault, message: Message, until: float) -> None:
+        self._group = group
         self._vault = vault
         self._message = message
         self.until = until
@@ -311,14 +320,12 @@ class HeldLease:
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Raises Fenced."""
-        async with self._database.write() as connection:
-            await inbox.sending(connection, self._message, seen)
+        await self._group.write(lambda connection: inbox.sending(connection, self._message, seen))
 
     async def finish_entry(self, position: int, state: State, answer: StoredAnswer) -> None:
         """Raises Fenced."""
         sealed = self._vault.close(f"{self._message.id}:{position}", answer)
-        async with self._database.write() as connection:
-            await inbox.finish_entry(connection, self._message, position, state, sealed)
+        await self._group.write(lambda connection: inbox.finish_entry(connection, self._message, position, state, sealed))
 
     def entry_answer(self, entry: Entry) -> StoredAnswer:
         """The answer of an entry that is through."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, Unavailable
 from gateway.fhir.interaction import Interaction, Kind
@@ -28,6 +29,7 @@ from gateway.seal import Seals
 from gateway.smart.principal import Principal
 from gateway.store import inbox
 from gateway.store.base import Database, now
+from gateway.store.group import Group
 from gateway.store.inbox import Entry, Message, NewMessage, State
 from gateway.store.oauth_rows import new_secret
 
@@ -68,6 +70,7 @@ class Inbox:
     ) -> None:
         self._judge = judge
         self._database = database
+        self._group = Group(database)
         self._audit = audit
         self._vault = Vault(sealer)
         self._tables = tables
@@ -112,18 +115,18 @@ class Inbox:
         new = self._row(principal, interaction, headers, body, context, mode, entries)
         keys = order.keys(principal.client_id, principal.ehr, list(zip(parts, entries, resources, strict=True)))
         record = trail.received(new, order.patients(resources, self._tables), context.address)
+
+        async def store(connection: AsyncConnection) -> inbox.Added:
+            added = await inbox.add(connection, new, entries, keys)
+            repeat = trail.looked_up(principal, added.message.id, context, action="push-repeat", status=200)
+            await self._audit.record_in(connection, record if added.first else repeat)
+            point("before-commit")
+            return added
+
         try:
-            async with self._database.write() as connection:
-                added = await inbox.add(connection, new, entries, keys)
-                if added.first:
-                    await self._audit.record_in(connection, record)
-                else:
-                    repeat = trail.looked_up(principal, added.message.id, context, action="push-repeat", status=200)
-                    await self._audit.record_in(connection, repeat)
-                point("before-commit")
+            return await self._group.write(store)
         except Unavailable:
             return await self._stored_after_all(new.id)
-        return added
 
     async def _stored_after_all(self, id_: str) -> inbox.Added:
         """A connection may break after the commit and before its answer (FAULT-D4): 503 only when the row is not there."""

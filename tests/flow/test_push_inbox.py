@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from sqlalchemy import event
 
 from gateway import shipped
 from gateway.audit import AuditRecord
@@ -595,3 +596,62 @@ async def test_every_error_of_the_door_is_a_fhir_error(gateway):
     with pytest.raises(FhirError):
         await gateway.post(by=replace(LAB, push=None))
     assert gateway.trail.records[-1].status == 403
+
+
+# Several processes, and a disk that is full ---------------------------------------------------------------------------------
+
+
+@pytest.mark.postgres
+async def test_two_workers_on_one_postgres_keep_the_order_and_deliver_once(postgres_url):
+    """FAULT-P4: two nodes; one owner for each key at any time."""
+    databases = [Database(postgres_url), Database(postgres_url)]
+    await schema.prepare(databases[0])
+    async with databases[0].write() as connection:
+        client = Client("lab", "The lab", "none", (), (), SCOPE, ("hapi",), now(), push={"mode": "deliver", "ehr": "hapi"})
+        await oauth.put_client(connection, client, frozenset())
+    first, second = (Gateway(database) for database in databases)
+    second.shelf = first.shelf
+    for n in range(60):
+        await first.push("PUT", f"Observation/o{n % 5}", result(id=f"o{n % 5}", valueString=str(n), subject={"reference": f"Patient/{n % 5}"}), ASYNC)
+    async with working(first), working(second):
+        await _settled(first)
+    for lane in range(5):
+        arrived = [int(json.loads(body)["valueString"]) for body in first.shelf.versions[f"Observation/o{lane}"]]
+        assert arrived == list(range(lane, 60, 5))
+    holders = {one.lease_holder for one in await _listing(databases[0])}
+    assert holders == {""}
+    for database in databases:
+        await database.close()
+
+
+async def _listing(database: Database) -> tuple[inbox.Message, ...]:
+    async with database.read() as connection:
+        return await inbox.listing(connection)
+
+
+async def test_a_full_disk_is_503_reads_go_on_and_space_is_enough_to_recover(gateway, tmp_path):
+    """FAULT-D2: nothing is acknowledged that is not stored, and nothing has to be repaired by hand."""
+    await gateway.post(ASYNC, valueString="before")
+    full = Database(f"sqlite+aiosqlite:///{tmp_path / 'store.db'}")
+
+    @event.listens_for(full.engine.sync_engine, "connect")
+    def small(connection, record) -> None:
+        del record
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA page_count")
+        cursor.execute(f"PRAGMA max_page_count={cursor.fetchone()[0]}")
+        cursor.close()
+
+    cramped = Gateway(full)
+
+    async def fill() -> None:
+        for _ in range(20):
+            await cramped.post(ASYNC, valueString="x" * 100_000)
+
+    with pytest.raises(Unavailable) as refused:
+        await fill()
+    assert refused.value.status == 503
+    kept = (await cramped.accounting()).acknowledged
+    await full.close()
+    assert (await gateway.post(ASYNC, valueString="after")).status == 202
+    assert (await gateway.accounting()).acknowledged == kept + 1
