@@ -67,8 +67,8 @@ class Dropped(ConnectionError):
 class Double:
     """The app. `bearer` is demanded of every request when set; `software` is its name in the CapabilityStatement.
 
-    `client_ids=False` refuses PUT of an id that does not exist, as many EHRs do. `stamp=False` keeps bodies entirely as they came. `strict=False`
-    ignores parameters that it does not know, as many EHRs do too.
+    `client_ids=False` refuses PUT of an id that does not exist, and `transactions=False` transactions, as many EHRs do. `stamp=False` keeps
+    bodies entirely as they came. `strict=False` ignores parameters that it does not know, as many EHRs do too.
     """
 
     def __init__(
@@ -77,11 +77,12 @@ class Double:
         bearer: str = "",
         software: str = "Double",
         client_ids: bool = True,
+        transactions: bool = True,
         stamp: bool = True,
         strict: bool = True,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.server = Server(Store(clock, stamp), shipped.tables().search, software, bearer, client_ids, strict)
+        self.server = Server(Store(clock, stamp), shipped.tables().search, software, bearer, client_ids, transactions, strict)
         self.requests: list[Received] = []
         self._faults: list[list[Any]] = []  # [fault, times left]
 

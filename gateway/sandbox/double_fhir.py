@@ -72,6 +72,7 @@ class Server:
     software: str = "Double"
     bearer: str = ""
     client_ids: bool = True
+    transactions: bool = True
     strict: bool = True
     lies: Lies = field(default_factory=Lies)
     pages: dict[str, tuple[list[tuple[bytes, str, str]], int]] = field(default_factory=dict[str, tuple[list[tuple[bytes, str, str]], int]])
@@ -166,9 +167,12 @@ class _Request:
             "software": {"name": self.server.software},
             "fhirVersion": "4.0.1",
             "format": ["application/fhir+json"],
-            "rest": [{"mode": "server", "resource": resources, "interaction": [{"code": "transaction"}, {"code": "batch"}]}],
+            "rest": [{"mode": "server", "resource": resources, "interaction": [{"code": code} for code in self._at_the_base()]}],
         }
         return Answer(200, json.dumps(statement).encode())
+
+    def _at_the_base(self) -> tuple[str, ...]:
+        return ("transaction", "batch") if self.server.transactions else ("batch",)
 
     # -- searching --
 
@@ -310,6 +314,8 @@ class _Request:
         bundle = _checked(self.received.body, "Bundle")
         if bundle.get("type") not in ("transaction", "batch"):
             raise Refusal(400, "value", "only a transaction or a batch")
+        if bundle["type"] not in self._at_the_base():
+            raise Refusal(405, "not-supported", "transactions are not offered")
         entries = _entries(self.received.body)
         if bundle["type"] == "batch":
             return _bundle_response("batch", [self._in_batch(*entry) for entry in entries])

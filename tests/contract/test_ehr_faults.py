@@ -7,15 +7,17 @@ import contextlib
 import json
 import ssl
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 import trustme
 
-from gateway.adapters.ehr import Bearer, connect, tls_context
+from gateway.adapters.ehr import Bearer, Told, connect, tls_context
 from gateway.adapters.ehr.base import EhrCall, OutcomeUnknown
 from gateway.adapters.ehr.httpx_transport import HttpxTransport
 from gateway.errors import UpstreamFault, UpstreamTimeout
+from gateway.fhir.bundle import open_searchset
 from gateway.fhir.interaction import Kind, Param
 from gateway.sandbox.double import Double, Fault
 from tests import parts
@@ -459,7 +461,7 @@ async def test_the_platform_is_asked_for_once():
     ehr = auto(double)
     assert (await asyncio.gather(*(ehr.send(READ) for _ in range(5))))[0].status == 200
     assert ehr.profile.name == "hapi"
-    assert [line for line in double.lines() if "metadata" in line] == ["GET metadata?_summary=true"]
+    assert [line for line in double.lines() if "metadata" in line] == ["GET metadata"]
     await ehr.close()
 
 
@@ -492,6 +494,104 @@ async def test_a_slow_statement_is_waited_for_a_little(double, monkeypatch):
     begun = time.monotonic()
     assert (await ehr.send(READ)).status == 200
     assert time.monotonic() - begun < 3
+    await ehr.close()
+
+
+async def test_what_is_taken_from_those_who_write_is_read_from_the_statement(double):
+    """Asked once, with the platform; a named platform is not asked."""
+    closed = Double(client_ids=False, transactions=False)
+    ehr = auto(closed)
+    found = await ehr.offers()
+    assert (found.client_ids.of("Observation"), found.transactions, ehr.offered) == (False, False, found)
+    assert await ehr.offers() == found
+    assert closed.lines() == ["GET metadata"]
+    await ehr.close()
+    named = auto(double, platform="generic")
+    assert (await named.offers()).client_ids.of("Observation") is True
+    assert double.lines() == []
+    await named.close()
+
+
+async def test_the_operator_s_word_comes_before_the_statement(double):
+    """A statement can be wrong."""
+    ehr = auto(double, told=Told(client_ids=False))
+    assert (await ehr.offers()).client_ids.of("Observation") is False
+    await ehr.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [(Fault(status=503), "ehr-503"), (Fault(status=502), "ehr-502"), (Fault(status=401), "ehr-credential"), (Fault(drop=True), "ehr-unreachable")],
+)
+async def test_an_ehr_that_is_away_cannot_say(double, fault, reason):
+    """The fault is the one that a call would meet; when it is back it is asked at once, and then it is known."""
+    double.fail(replace(fault, path="metadata", times=0))
+    ehr = auto(double)
+    for _ in range(2):
+        with pytest.raises(UpstreamFault) as error:
+            await ehr.offers()
+        assert error.value.reason in (reason, "ehr-broken-answer")
+    double.heal()
+    assert (await ehr.offers()).client_ids.of("Observation") is True
+    await ehr.close()
+
+
+async def test_an_ehr_whose_statement_cannot_be_read_is_as_a_generic_one(double):
+    """It is there: nobody has to wait for it, and it is not asked each time."""
+    double.fail(Fault(path="metadata", status=500, times=0))
+    ehr = auto(double)
+    for _ in range(3):
+        assert (await ehr.offers()).client_ids.of("Observation") is True
+    assert double.lines() == ["GET metadata"]
+    await ehr.close()
+
+
+async def test_who_has_little_patience_is_told_so(double):
+    """And does not ask again within the time in which the last one was in vain."""
+    double.fail(Fault(path="metadata", delay=0.2))
+    ehr = auto(double)
+    with pytest.raises(UpstreamTimeout) as error:
+        await ehr.offers(patience=0.01)
+    assert error.value.reason == "ehr-statement-slow"
+    assert (await ehr.offers()).transactions is True
+    await ehr.close()
+
+
+# ---- other addresses ----
+
+BASES = ("http://double.test/fhir", "https://ehr.example/r4")
+
+
+async def test_an_ehr_is_known_by_its_other_addresses(double):
+    """Exactly those: scheme, host, port and path."""
+    ehr = auto(double, platform="generic", aliases=("https://ehr.example/r4", "http://double.test/fhir/inner"))
+    assert ehr.bases == ("http://double.test/fhir/inner", "http://double.test/fhir", "https://ehr.example/r4")
+    known = {
+        "http://double.test/fhir/Patient/a": "Patient/a",
+        "https://ehr.example/r4/Patient/a": "Patient/a",
+        "https://EHR.example:443/r4/Patient/a": "Patient/a",
+        "http://double.test/fhir/inner/Patient/a": "Patient/a",
+        "https://ehr.example/r4?page=2": "?page=2",
+    }
+    assert {url: ehr.relative(url) for url in known} == known
+    foreign = (
+        "http://ehr.example/r4/Patient/a",
+        "https://ehr.example/r4x/Patient/a",
+        "https://ehr.example:8443/r4/Patient/a",
+        "https://ehr.example/Patient/a",
+    )
+    assert [ehr.relative(url) for url in foreign] == [None] * 4
+    await ehr.close()
+
+
+async def test_a_page_link_by_another_address_is_followed_at_the_ehr_s_own(double):
+    """What is sent goes to the one address that was configured."""
+    double.seed(*({"resourceType": "Patient", "id": f"p{n}"} for n in range(3)))
+    ehr = auto(double, platform="generic", aliases=("https://ehr.example/r4",))
+    first = await ehr.send(EhrCall(Kind.SEARCH, "Patient", params=(Param("_count", "", "1"),)))
+    link = open_searchset(first.body).links["next"].replace(*BASES)
+    second = await ehr.send(EhrCall(Kind.SEARCH, "Patient", page=ehr.relative(link) or ""))
+    assert len(open_searchset(second.body).entries) == 1
     await ehr.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tomllib
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.adapters.ehr.address import address
 from gateway.adapters.ehr.auth import Basic, Bearer, NoAuth
 from gateway.adapters.ehr.base import EhrCall
 from gateway.adapters.ehr.breaker import LIMIT, LONGEST, PAUSE, Breaker
+from gateway.adapters.ehr.offers import Told, offers, statement
 from gateway.adapters.ehr.profile import PLATFORMS, load, make, of_software
 from gateway.adapters.ehr.wire import http_request, query
 from gateway.errors import ConfigError, UpstreamFault
@@ -344,6 +346,49 @@ def test_a_profile_with_an_unknown_member_is_refused():
 def test_software_names_its_platform(software, platform):
     """CapabilityStatement.software.name."""
     assert of_software(software) == platform
+
+
+# ---- what is taken from those who write ----
+
+
+def said(*resources: dict, interactions: tuple[str, ...] = (), mode: str = "server") -> bytes:
+    rest = {"mode": mode, "resource": list(resources), "interaction": [{"code": code} for code in interactions]}
+    return json.dumps({"resourceType": "CapabilityStatement", "software": {"name": "x"}, "rest": [rest]}).encode()
+
+
+def test_a_named_platform_takes_what_its_profile_says():
+    """No statement is asked."""
+    epic, generic = offers(load("epic")), offers(load("generic"))
+    assert (epic.client_ids.of("Observation"), epic.conditional_create.of("Observation"), epic.transactions) == (False, False, False)
+    assert (generic.client_ids.of("Observation"), generic.conditional_create.of("Observation"), generic.transactions) == (True, True, True)
+
+
+def test_a_statement_is_believed_type_by_type():
+    """Where it says something; elsewhere the platform's profile holds."""
+    resources = ({"type": "Observation", "updateCreate": False}, {"type": "Patient", "updateCreate": True, "conditionalCreate": False})
+    found = offers(load("generic"), statement(said(*resources, interactions=("batch",))))
+    assert [found.client_ids.of(name) for name in ("Observation", "Patient", "Task")] == [False, True, True]
+    assert [found.conditional_create.of(name) for name in ("Observation", "Patient")] == [True, False]
+    assert found.transactions is False
+    assert offers(load("epic"), statement(said(interactions=("transaction",)))).transactions is True
+
+
+@pytest.mark.parametrize(
+    "body", [said({"type": "Observation"}), said({"type": "Observation", "updateCreate": False}, mode="client"), b"{}", b"[", b'{"rest":5}']
+)
+def test_a_statement_that_says_nothing_decides_nothing(body):
+    """HAPI takes ids of clients and does not mention it."""
+    assert offers(load("hapi"), statement(body)).client_ids.of("Observation") is True
+    assert offers(load("oracle"), statement(body)).client_ids.of("Observation") is False
+    assert offers(load("hapi"), statement(body)).transactions is True
+
+
+def test_the_operator_knows_best():
+    """Before the statement, and before the profile."""
+    read = statement(said({"type": "Observation", "updateCreate": True}, interactions=("transaction",)))
+    found = offers(load("hapi"), read, Told(client_ids=False, transactions=False))
+    assert (found.client_ids.of("Observation"), found.transactions) == (False, False)
+    assert offers(load("epic"), None, Told(client_ids=True)).client_ids.of("Observation") is True
 
 
 @pytest.mark.parametrize("given", [{"platform": "../hapi"}, {"platform": "nothing"}, {"transport": "curl"}])

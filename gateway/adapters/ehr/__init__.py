@@ -15,10 +15,11 @@ from gateway.adapters.ehr.breaker import Breaker
 from gateway.adapters.ehr.generic import GenericEhr, Link
 from gateway.adapters.ehr.hapi import HapiEhr
 from gateway.adapters.ehr.httpx_transport import HttpxTransport
-from gateway.adapters.ehr.profile import load
+from gateway.adapters.ehr.offers import Statement, Told, offers
+from gateway.adapters.ehr.profile import load, of_software
 from gateway.errors import ConfigError
 
-__all__ = ["Auth", "AutoEhr", "Basic", "Bearer", "GenericEhr", "NoAuth", "connect", "tls_context"]
+__all__ = ["Auth", "AutoEhr", "Basic", "Bearer", "GenericEhr", "NoAuth", "Told", "connect", "tls_context"]
 
 log = structlog.get_logger("gateway.ehr")
 
@@ -33,21 +34,26 @@ def connect(
     timeout: float = 10.0,
     cap: int = 16 << 20,
     transport: str | Transport = "aiohttp",
+    aliases: tuple[str, ...] = (),
+    told: Told | None = None,
 ) -> AutoEhr | GenericEhr:
     """An EHR ready to be spoken to; nothing is sent yet. `close` gives its connections back.
 
     `platform` is auto (asks the server), or the name of a profile. `timeout` is in seconds for a whole call, `cap` in bytes of one answer.
-    `tls` (see `tls_context`) holds a certificate for mTLS or another authority. Raises ConfigError for a URL or name that cannot be.
+    `tls` (see `tls_context`) holds a certificate for mTLS or another authority. `aliases` are other base URLs by which the EHR names itself; `told`
+    is what the operator says that it takes. Raises ConfigError for a URL or name that cannot be.
     """
     breaker = Breaker(lambda state: log.warning("ehr-breaker", ehr=name, state=state))
-    link = Link(name, address(base_url), _transport(transport, tls), auth or NoAuth(), breaker, timeout, cap)
+    link = Link(name, address(base_url), _transport(transport, tls), auth or NoAuth(), breaker, timeout, cap, tuple(map(address, aliases)))
+    told = told or Told()
     if platform != "auto":
-        return _ehr(link, platform)
-    return AutoEhr(_ehr(link, "generic"), lambda found: _ehr(link, found))
+        return _ehr(link, platform, told)
+    return AutoEhr(_ehr(link, "generic", told), lambda said: _ehr(link, of_software(said.software.name), told, said))
 
 
-def _ehr(link: Link, platform: str) -> GenericEhr:
-    return (HapiEhr if platform == "hapi" else GenericEhr)(link, load(platform))
+def _ehr(link: Link, platform: str, told: Told, said: Statement | None = None) -> GenericEhr:
+    profile = load(platform)
+    return (HapiEhr if platform == "hapi" else GenericEhr)(link, profile, offers(profile, said, told))
 
 
 def _transport(transport: str | Transport, tls: ssl.SSLContext | None) -> Transport:

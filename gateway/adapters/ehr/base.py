@@ -42,6 +42,27 @@ class EhrReply:
         return self.headers.get("etag", "")
 
 
+@dataclass(frozen=True, slots=True)
+class ByType:
+    """Yes or no for each resource type: what is `said` of it, else what holds for most."""
+
+    usually: bool
+    said: Mapping[str, bool] = field(default_factory=dict[str, bool])
+
+    def of(self, resource_type: str) -> bool:
+        """Whether it holds for this type."""
+        return self.said.get(resource_type, self.usually)
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What an EHR takes from those who write (R4 capabilitystatement.html, rest.resource.updateCreate and conditionalCreate)."""
+
+    client_ids: ByType  # PUT of an id that does not exist creates it
+    conditional_create: ByType  # If-None-Exist is understood. It is a lock nowhere that we know
+    transactions: bool
+
+
 class OutcomeUnknown(Exception):
     """A write was sent and its answer was lost: it may or may not have taken effect (FAULT-U7 to U15).
 
@@ -71,12 +92,24 @@ class Ehr(Protocol):
         """Without a trailing slash."""
         ...
 
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """`base_url` and the other addresses by which this EHR names itself, longest first, without trailing slashes."""
+        ...
+
     async def send(self, call: EhrCall) -> EhrReply:
         """Make the call. Searches ask for a fresh result (`Cache-Control: no-cache`)."""
         ...
 
+    async def offers(self, *, patience: float | None = None) -> Offers:
+        """What it takes from those who write; it may have to be asked for that first.
+
+        Raises UpstreamFault when it cannot be, UpstreamTimeout when that takes longer than `patience` seconds.
+        """
+        ...
+
     def relative(self, url: str) -> str | None:
-        """The part after the base when `url` lies below this EHR's base (scheme, host, port and path prefix equal), else None."""
+        """The part after the base when `url` lies below one of `bases` (scheme, host, port and path prefix equal), else None."""
         ...
 
     async def close(self) -> None:

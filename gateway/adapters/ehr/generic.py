@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.adapters.ehr.address import Address
 from gateway.adapters.ehr.auth import Auth
-from gateway.adapters.ehr.base import EhrCall, EhrReply, HttpRequest, HttpResponse, OutcomeUnknown, Transport, TransportError
+from gateway.adapters.ehr.base import EhrCall, EhrReply, HttpRequest, HttpResponse, Offers, OutcomeUnknown, Transport, TransportError
 from gateway.adapters.ehr.breaker import PAUSE, Breaker
 from gateway.adapters.ehr.profile import Profile
 from gateway.adapters.ehr.wire import http_request
@@ -28,7 +28,10 @@ _DOWN = frozenset({502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The way to one EHR, shared by what speaks over it. `timeout` in seconds for a whole call, `cap` in bytes of an answer."""
+    """The way to one EHR, shared by what speaks over it. `timeout` in seconds for a whole call, `cap` in bytes of an answer.
+
+    `aliases` are other addresses by which the EHR names itself, as one behind a proxy does. Nothing is sent there.
+    """
 
     name: str
     address: Address
@@ -37,6 +40,12 @@ class Link:
     breaker: Breaker
     timeout: float = 10.0
     cap: int = 16 << 20
+    aliases: tuple[Address, ...] = ()
+
+    @property
+    def names(self) -> tuple[Address, ...]:
+        """All its addresses, longest first: of two that begin alike the longer one is meant."""
+        return tuple(sorted((self.address, *self.aliases), key=lambda one: len(one.text), reverse=True))
 
 
 class _Shape(msgspec.Struct):
@@ -60,10 +69,13 @@ class _Unusable(Exception):
 class GenericEhr:
     """One FHIR R4 server. See the Protocol `Ehr`."""
 
-    def __init__(self, link: Link, profile: Profile) -> None:
+    def __init__(self, link: Link, profile: Profile, offered: Offers) -> None:
         self._link = link
+        self._names = link.names
         self.profile = profile
         """What is known about the platform."""
+        self.offered = offered
+        """What it takes from those who write, as far as it is known now."""
 
     @property
     def name(self) -> str:
@@ -75,9 +87,19 @@ class GenericEhr:
         """Without a trailing slash."""
         return self._link.address.text
 
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """`base_url` and the other addresses by which it names itself, longest first."""
+        return tuple(one.text for one in self._names)
+
     def relative(self, url: str) -> str | None:
         """The part of `url` after the base, or None."""
-        return self._link.address.relative(url)
+        return next((rest for one in self._names if (rest := one.relative(url)) is not None), None)
+
+    async def offers(self, *, patience: float | None = None) -> Offers:
+        """What it takes from those who write: known beforehand."""
+        del patience
+        return self.offered
 
     async def send(self, call: EhrCall) -> EhrReply:
         """Make the call. Raises UpstreamFault, UpstreamTimeout or OutcomeUnknown."""
