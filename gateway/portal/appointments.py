@@ -173,7 +173,12 @@ async def cancel(chart: Chart, id_: str, etag: str, reason: str) -> None:
         "cancelationReason": {"coding": [coding], "text": dict(REASONS)[code]},
         "participant": [_declined(item, chart) for item in many(resource, "participant")],
     }
-    await chart.update(resource, changes, current)
+    try:
+        await chart.update(resource, changes, current)
+    except PreconditionFailed:
+        changed, _, _ = await chart.read_with_etag("Appointment", id_, fresh=True)
+        if text(changed, "status") != "cancelled":  # else the first tap of a double tap was quicker, at another process
+            raise
 
 
 def todo(view: AppointmentList) -> tuple[Todo, ...]:

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 from gateway.errors import FhirError, NotFound, Unprocessable, UpstreamFault
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse_trusted, serialize
+from gateway.fhir.search import escape
 from gateway.portal import words
 from gateway.portal.models import validate
 from gateway.portal.words import Resource, many, reference, text
@@ -37,6 +38,11 @@ class Handler(Protocol):
     async def handle(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Answer:
         """Judge, fetch or write, screen, audit. Raises FhirError, or OutcomeUnknown for a write whose answer was lost."""
         ...
+
+
+def token(name: str, system: str, code: str) -> Param:
+    """A token parameter `system|code`, its parts escaped (R4 search.html 3.1.1.4.1)."""
+    return Param(name, "", f"{escape(system)}|{escape(code)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +252,7 @@ class Chart:
         """
         _check(resource)
         resource_type = text(resource, "resourceType")
-        condition = Param("identifier", "", "|".join(map(_escape, identifier)))
+        condition = token("identifier", *identifier)
         if self.source.takes_ids:
             resource = {**resource, "id": identifier[1]}
             interaction = Interaction(Kind.CREATE, resource_type, identifier[1], body=serialize(resource))
@@ -307,11 +313,6 @@ def _located(answer: Answer, resource_type: str) -> str:
     """`Type/id` of a write's Location, relative or absolute, with or without a version."""
     parts = (answer.location or answer.header("Location")).partition("/_history/")[0].split("/")
     return f"{resource_type}/{parts[-1]}" if len(parts) > 1 and parts[-2] == resource_type else ""
-
-
-def _escape(value: str) -> str:
-    """A token's parts: FHIR's search separators are escaped (R4 search.html 3.1.1.4.1)."""
-    return re.sub(r"([\\$,|])", r"\\\1", value)
 
 
 def _relative(value: Any, base: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from gateway.errors import FhirError
 from gateway.fhir.interaction import Param
 from gateway.portal import words
-from gateway.portal.chart import Ask, Chart, Found, Standing, Status, Todo
+from gateway.portal.chart import Ask, Chart, Found, Standing, Status, Todo, token
 from gateway.portal.readings import Line, absent, components_of, line_of, name_of, status_of, taken, value_of, withdrawn
 from gateway.portal.words import Resource, codes, concept, many, reference, text
 
@@ -291,7 +291,7 @@ async def _earlier(chart: Chart, resource: Resource) -> Found:
     coding = next((item for item in many(resource, "code", "coding") if text(item, "system") and text(item, "code")), None)
     if coding is None:
         return Found()
-    code = Param("code", "", f"{text(coding, 'system')}|{text(coding, 'code')}")
+    code = token("code", text(coding, "system"), text(coding, "code"))
     try:
         found = await chart.search("Observation", (code, Param("_sort", "", "-date")))
     except FhirError:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.errors import FhirError, Forbidden, NotFound, PreconditionFailed
 from gateway.fhir.interaction import Interaction, Kind
+from gateway.portal.words import many, text
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.policy import LETTER
 from gateway.smart.principal import Principal
@@ -132,10 +133,14 @@ class Clinic:
             return False
         if "_id" in params and resource["id"] not in params["_id"].split(","):
             return False
-        if "identifier" in params and params["identifier"] not in [f"{i['system']}|{i['value']}" for i in resource.get("identifier", [])]:
+        if "identifier" in params and params["identifier"] not in _tokens(resource, "identifier", part="value"):
             return False
-        codings = resource.get("code", {}).get("coding", []) if isinstance(resource.get("code"), dict) else []
-        return "code" not in params or params["code"] in [f"{coding.get('system')}|{coding.get('code')}" for coding in codings]
+        return "code" not in params or params["code"] in _tokens(resource, "code", "coding")
+
+
+def _tokens(resource: Mapping[str, Any], *path: str, part: str = "code") -> list[str]:
+    """`system|code` of what stands at a path."""
+    return [f"{text(item, 'system')}|{text(item, part)}" for item in many(resource, *path)]
 
 
 def ref(target: str, display: str = "") -> dict[str, str]:
