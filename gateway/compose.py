@@ -255,7 +255,8 @@ class _Sources(Mapping[str, Source]):
     def __getitem__(self, name: str) -> Source:
         ehr = self._settings[name]
         zone = ZoneInfo(ehr.timezone) if ehr.timezone else None
-        return Source(name, ehr.title, ehr.phone, zone, takes_ids=self._ehrs[name].profile.client_ids)
+        known = self._ehrs[name].profile.client_ids
+        return Source(name, ehr.title, ehr.phone, zone, takes_ids=known if ehr.client_ids is None else ehr.client_ids)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)
@@ -265,7 +266,16 @@ class _Sources(Mapping[str, Source]):
 
 
 def _connected(ehr: EhrSettings) -> AnEhr:
-    return adapters.connect(ehr.name, ehr.url, platform=ehr.platform, auth=_auth(ehr), timeout=ehr.timeout, tls=_tls(ehr))
+    return adapters.connect(
+        ehr.name,
+        ehr.url,
+        platform=ehr.platform,
+        auth=_auth(ehr),
+        timeout=ehr.timeout,
+        tls=_tls(ehr),
+        aliases=ehr.aliases,
+        told=adapters.Told(ehr.client_ids, ehr.transactions),
+    )
 
 
 def _auth(ehr: EhrSettings) -> adapters.Auth:

@@ -116,6 +116,14 @@ def url(raw: Any, place: Place) -> str:
     return given
 
 
+def urls(raw: Any, place: Place) -> tuple[str, ...]:
+    """A list of such URLs; as text, with commas."""
+    parts = [part.strip() for part in raw.split(",")] if isinstance(raw, str) else raw
+    if not isinstance(parts, list | tuple):
+        raise Wrong(f"{raw!r} is no list", 'write it like ["https://ehr.example/r4"]')
+    return tuple(url(part, place) for part in cast("list[Any]", parts) if part)
+
+
 def public_url(raw: Any, place: Place) -> str:
     """A URL without a path: the gateway has a host name of its own."""
     found = url(raw, place)

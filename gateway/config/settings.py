@@ -36,6 +36,9 @@ class EhrSettings:
     platform: str = _setting(
         "auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi", "epic", "oracle")
     )
+    aliases: tuple[str, ...] = _setting((), "Other base URLs by which it names itself in links and references.", parse.urls)
+    client_ids: bool | None = _setting(None, "Whether it takes ids of clients (PUT of a new one). Without it, found out.", parse.boolean)
+    transactions: bool | None = _setting(None, "Whether it takes transactions. Without it, found out.", parse.boolean)
     auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls"))
     username: str = _setting("", "For auth = basic.", parse.text)
     password: str = _setting("", "For auth = basic, by variable only.", parse.text, secret=True, env_only=True)
