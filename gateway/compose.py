@@ -168,6 +168,7 @@ class Gateway:
     async def close(self) -> None:
         """Give everything back, what was built last first."""
         self.passwords.close()
+        await self.pipeline.close()
         for one in self.ehrs.values():
             await one.close()
         await self.cache.close()
@@ -307,15 +308,15 @@ def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:
     """Redis for any number of processes, else memory for a single one, else none."""
     settings = found.settings
     if settings.redis:
-        return _over(RedisStore(settings.redis), found), None
+        return _over(RedisStore(settings.redis), found, found.seals), None
     if settings.cache_bytes == 0:
         return NoCache(), None
     lock = single_process_lock(settings.data_dir / "memory-cache.lock")
-    return _over(MemoryStore(settings.cache_bytes), found), lock
+    return _over(MemoryStore(settings.cache_bytes), found, Plain()), lock  # what stays in this process needs no seal
 
 
-def _over(store: CacheStore, found: State) -> Cache:
-    return Cache(store, found.database, sealer=found.seals, coherence=found.settings.coherence)
+def _over(store: CacheStore, found: State, seals: Seals) -> Cache:
+    return Cache(store, found.database, sealer=seals, coherence=found.settings.coherence)
 
 
 def _lives(settings: Settings) -> Mapping[str, Lives]:

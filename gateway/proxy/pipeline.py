@@ -107,6 +107,10 @@ class Pipeline:
         record = trail.refused(principal, Interaction(Kind.READ), context, error) if principal else trail.anonymous(ehr, context, error)
         self._parts.audit.append(record)
 
+    async def close(self) -> None:
+        """End the fetches that are under way: nobody waits for them any more, and what they use is about to close."""
+        await self._parts.flights.close()
+
     # Stages ---------------------------------------------------------------------------------------------------------------
 
     def _ehr(self, name: str) -> Ehr:
