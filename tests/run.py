@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("hapi", "redis", "postgres", "browser", "corpus")
 VARIABLES = {"hapi": "GATEWAY_TEST_HAPI", "redis": "GATEWAY_TEST_REDIS", "postgres": "GATEWAY_TEST_POSTGRES", "browser": "GATEWAY_TEST_CHROMIUM"}
 # What kills, pauses or measures must have the machine to itself; the rest shares its cores.
-ALONE = "fault or browser"
+ALONE = "fault or alone"
 
 
 def main() -> int:

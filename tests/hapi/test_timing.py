@@ -13,7 +13,7 @@ from gateway.proxy.reads import SILENCE
 from tests.flow.two import Two, load
 from tests.flow.whole import Whole, whole
 
-pytestmark = [pytest.mark.hapi, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.hapi, pytest.mark.alone, pytest.mark.timeout(240)]
 
 ROUNDS = 300
 ADVANTAGE = 0.10
