@@ -192,6 +192,14 @@ async def test_her_accesses_are_on_her_page(browser: Browser):
     assert "This site" in page
 
 
+async def test_the_apps_that_she_let_in_are_one_link_away(browser: Browser):
+    """From the first page and from the list of accesses, to the page that takes it back."""
+    await browser.sign_in("tomas")
+    for path in ("/portal/", "/portal/access"):
+        assert 'href="/apps"' in await browser.get(path)
+    assert "Take access back" in (apps := await browser.get("/apps")) or "No app has access" in apps
+
+
 async def test_nobody_opens_anothers_record(browser: Browser):
     """Not by address, not by form."""
     await browser.sign_in("beatriz")
