@@ -18,7 +18,7 @@ from gateway.ingest import admin
 from tests.flow.scene import upstream
 from tests.flow.whole import Whole, whole
 
-SCOPE = "system/Patient.cu system/Observation.cu system/DiagnosticReport.cu system/Organization.cu"
+SCOPE = "system/Patient.cu system/Observation.cu system/DiagnosticReport.cu system/Organization.cus"
 DELIVER = {"mode": "deliver", "ehr": "hapi"}
 JSON = {"Content-Type": "application/fhir+json"}
 
