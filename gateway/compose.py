@@ -20,7 +20,6 @@ from sqlalchemy import text
 from gateway import shipped
 from gateway.adapters import ehr as adapters
 from gateway.adapters.ehr.base import Ehr
-from gateway.adapters.ehr.profile import load as load_profile
 from gateway.api import health, oauth
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
@@ -320,13 +319,9 @@ def _over(store: CacheStore, found: State, seals: Seals) -> Cache:
 
 
 def _lives(settings: Settings) -> Mapping[str, Lives]:
-    """By EHR: ours, its platform's, the operator's for all, the operator's for this one."""
-    found: dict[str, Lives] = {}
-    for one in settings.ehrs:
-        platform = load_profile("generic" if one.platform == "auto" else one.platform).freshness
-        ours = Lives().overridden(platform, where=f"profiles/ehr/{one.platform}.toml")
-        found[one.name] = ours.overridden(settings.lives, where="lives").overridden(one.lives, where=f"ehr.{one.name}.lives")
-    return found
+    """By EHR: ours, the operator's for all, the operator's for this one."""
+    ours = Lives().overridden(settings.lives, where="lives")
+    return {one.name: ours.overridden(one.lives, where=f"ehr.{one.name}.lives") for one in settings.ehrs}
 
 
 def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:

@@ -323,7 +323,6 @@ def test_late_failures_do_not_move_the_probe(breaker, clock):
 def test_every_profile_loads(name):
     """And is the whole content of its file."""
     profile = load(name)
-    assert profile.title
     assert profile.name == name
     assert set(tomllib.loads((profiles() / "ehr" / f"{name}.toml").read_text())) <= set(profile.__slots__)
 
@@ -336,7 +335,7 @@ def test_no_profile_without_a_name():
 def test_a_profile_with_an_unknown_member_is_refused():
     """A misspelt quirk would be no quirk."""
     with pytest.raises(ConfigError, match="client_idz"):
-        make("generic", {"title": "x", "tested": True, "client_idz": True})
+        make("generic", {"client_ids": True, "client_idz": True})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
 
@@ -21,17 +21,11 @@ class Profile:
     """One platform. What it says of a server is a starting point: the server's own CapabilityStatement and answers come after it."""
 
     name: str
-    title: str
-    tested: bool  # whether our suites run against a real one
     software: tuple[str, ...] = ()  # CapabilityStatement.software.name begins with one of these
     client_ids: bool = False  # PUT of an id that does not exist creates it
     transactions: bool = False
     conditional_create: bool = False  # If-None-Exist is understood. It is a lock nowhere that we know
-    versions: bool = True  # ETag and If-Match
     url_limit: int = 2000  # longer searches go by POST _search
-    freshness: Mapping[str, float] = field(default_factory=dict[str, float])  # type -> seconds that answers may be cached, where they differ
-    sandbox: str = ""  # a public test server
-    documentation: str = ""
 
 
 @cache
