@@ -18,6 +18,7 @@ Relative = Callable[[str], str | None]
 _SHAPE = re.compile(r"(?:(https?://[^\s?#]+)/)?([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})(?:/_history/([A-Za-z0-9\-.]{1,64}))?", re.ASCII)
 # Members called `reference` that hold a uri of their own (see gateway.fhir.urls): found by the member that holds their object.
 _URI_HOLDERS = re.compile(r".*[eE]xpression|criteria|education")
+_RESOURCE_HOLDERS = frozenset({"", "contained", "resource", "outcome"})  # where an object may be a resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,10 @@ def walk(resource: Any) -> Iterator[Ref]:
 
 
 def _reference(path: str, holder: str, members: dict[str, Any]) -> Ref | None:
-    if "resourceType" in members or _URI_HOLDERS.fullmatch(holder):
+    # DetectedIssue has a `reference` that is a uri. Elsewhere `resourceType` makes nothing a resource: servers read over it (HAPI does).
+    if members.get("resourceType") == "DetectedIssue" and holder in _RESOURCE_HOLDERS:
+        return None
+    if _URI_HOLDERS.fullmatch(holder):
         return None
     text, declared = members.get("reference"), members.get("type")
     kind = declared if isinstance(declared, str) else ""

@@ -68,6 +68,8 @@ def decide(principal: Principal, interaction: Interaction, *, tables: Tables, ru
         return Deny(403, "forbidden", "scope-missing", f"The token has no scope that allows {interaction.kind} on {interaction.type}.")
     if interaction.kind is Kind.SEARCH and (refusal := _check_search(interaction, tables)):
         return refusal
+    if refusal := _check_condition(interaction, tables):
+        return refusal
     return Allow(Constraint(match, _others(principal, tables=tables, rules=rules)), f"{interaction.type}.{letter}")
 
 
@@ -120,6 +122,20 @@ def _check_search(interaction: Interaction, tables: Tables) -> Deny | None:
     for param in interaction.params:
         if refusal := _check_param(interaction.type, param, tables):
             return refusal
+    return None
+
+
+def _check_condition(interaction: Interaction, tables: Tables) -> Deny | None:
+    """If-None-Exist is a search whose answer is whether something was created: what no search may ask, it may not ask either (ATK-F3, F10).
+
+    Nothing in it is dropped as in a search: with one condition less it would hold for other resources, and a create would be lost.
+    """
+    known = tables.search.get(interaction.type, {})
+    for param in interaction.conditions.if_none_exist:
+        if refusal := _check_param(interaction.type, param, tables):
+            return refusal
+        if param.name in RESULT_PARAMETERS or (param.name.startswith("_") and param.name not in known):
+            return _refuse("parameter-not-offered", f"{param.name} is no condition.")
     return None
 
 

@@ -117,6 +117,13 @@ def test_canonicals_uris_and_systems_are_no_references(resource) -> None:
     assert list(walk(resource)) == []
 
 
+@pytest.mark.parametrize("said", ["Basic", "DetectedIssue", "Reference", "", 1])
+def test_a_reference_that_calls_itself_a_resource_is_one_all_the_same(said) -> None:
+    """ATK-F12, F24: HAPI reads over a `resourceType` within a Reference. Unseen here, it told which ids exist, and tied B to what A writes."""
+    found = list(walk({"resourceType": "Communication", "recipient": [{"reference": "Patient/B", "resourceType": said, "id": "x"}]}))
+    assert [(ref.path, ref.type, ref.id) for ref in found] == [("Communication.recipient[0]", "Patient", "B")]
+
+
 @pytest.mark.parametrize("value", [None, 1, "x", [], {}, [1, [2]], {"reference": {"reference": 1}}])
 def test_any_value_can_be_walked(value) -> None:
     """Values that are no resources have no references."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.fhir.interaction import Interaction, Kind, Param
+from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.shipped import tables
 from gateway.smart.constraint import Allow, Deny, Reach
 from gateway.smart.policy import AccessRules, decide
@@ -131,6 +131,26 @@ def test_parameters_that_answer_questions_about_others_are_refused(param):
     assert isinstance(refusal, Deny)
     assert refusal.status == 400
     assert refusal.message
+
+
+@pytest.mark.parametrize(
+    "param", [*REFUSED, ("_count", "", "1"), ("_sort", "", "date"), ("_pretty", "", "true"), ("_include", "", "Observation:has-member")]
+)
+@pytest.mark.parametrize("kind", [PrincipalKind.PATIENT, PrincipalKind.SYSTEM])
+def test_a_conditional_create_asks_no_more_than_a_search_may(param, kind):
+    """ATK-F3, F10: whether something was created tells as much as a total. What a search drops is refused: without it the condition is another."""
+    scope = "system/*.cs" if kind is PrincipalKind.SYSTEM else "patient/*.cs"
+    asked = Interaction(Kind.CREATE, "Observation", conditions=Conditions(if_none_exist=(Param("identifier", "", "u|1"), Param(*param))))
+    refusal = judge(who(scope, kind), asked)
+    assert isinstance(refusal, Deny)
+    assert refusal.status == 400
+
+
+def test_a_conditional_create_by_parameters_of_the_type():
+    """What a search may ask, it may."""
+    condition = (Param("identifier", "", "u|1"), Param("patient", "", "A"), Param("_tag", "", "x"), Param("_lastUpdated", "", "ge2020"))
+    asked = Interaction(Kind.CREATE, "Observation", conditions=Conditions(if_none_exist=condition))
+    assert isinstance(judge(who("patient/*.cs"), asked), Allow)
 
 
 ALLOWED = [
