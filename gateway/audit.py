@@ -7,6 +7,7 @@ write's record is committed with the write (docs/flow.md). `to_fhir` gives the A
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -53,6 +54,7 @@ class AuditSink(Protocol):
 
 
 _ACTIONS = {"read": "R", "vread": "R", "search-type": "E", "create": "C", "update": "U", "delete": "D"}
+_PATIENT = re.compile(r"\bPatient/([A-Za-z0-9.\-]+)", re.ASCII)
 _REST = frozenset({"read", "vread", "search-type", "create", "update", "transaction", "batch", "capabilities"})
 
 
@@ -72,6 +74,7 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
         agent["name"] = record.client_name or record.client_id
     if record.address:
         agent["network"] = {"address": record.address, "type": "2"}
+    told = _is_about_her_alone(record, patient)
     entities: list[dict[str, Any]] = [
         {
             "what": {"reference": f"Patient/{patient}"},
@@ -80,9 +83,9 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
     ]
     if record.target and record.target != f"Patient/{patient}":
         entities.append({"what": {"reference": record.target}})
-    elif not record.target and record.type and not record.query:
+    elif not record.target and record.type and not told:
         entities.append({"what": {"type": record.type}})
-    if record.query:
+    if told:
         entities.append(
             {
                 "query": base64.b64encode(f"{record.type}?{record.query}".encode()).decode(),
@@ -104,3 +107,12 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
     if record.reason:
         event["outcomeDesc"] = record.reason
     return event
+
+
+def _is_about_her_alone(record: AuditRecord, patient: str) -> bool:
+    """Whether the search may be told to her: one that was bound to her, and names no other patient (promise 1)."""
+    if record.patients != (patient,):
+        return False
+    if record.type != "Patient":
+        return set(_PATIENT.findall(record.query)) == {patient}
+    return f"_id={patient}" in record.query.split("&")
