@@ -195,7 +195,7 @@ def _instance(raw: bytes, resource: Mapping[str, Any], keep: screen.Keep) -> Fet
     return Fetched(
         time.time(),
         raw,
-        etag=f'W/"{version}"' if isinstance(version, str) else "",
+        etag=f'W/"{version}"' if isinstance(version, str) and version.isascii() and version.isprintable() else "",  # else it could be no header
         last_modified=_http_date(updated),
         patients=tuple(sorted(keep.patients)),
     )

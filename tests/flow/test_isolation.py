@@ -335,6 +335,18 @@ async def test_what_is_no_fhir_is_a_502(worlds: tuple[World, World], body: bytes
     assert (await worlds[0].ask(SCOPES[0], Request("GET", path)))[0] == 200
 
 
+@pytest.mark.parametrize("version", ["1\u20ac", "1\r\nSet-Cookie: gw_session=x", "\x7f", "\u00e9"])
+async def test_a_version_that_could_be_no_header_becomes_none(worlds: tuple[World, World], version: str):
+    """G3: what an EHR writes as versionId or ETag never breaks the answer, nor adds a header to it."""
+    mine = {"resourceType": "Observation", "id": TWO.id("lab-a"), "meta": {"versionId": version}, "subject": {"reference": f"Patient/{TWO.a}"}}
+    found = {"resourceType": "Bundle", "type": "searchset", "entry": [{"resource": mine, "search": {"mode": "match"}}]}
+    worlds[0].double.fail(Fault(status=200, body=json.dumps(found).encode(), headers={"Content-Type": "application/fhir+json"}))
+    answer = await worlds[0].gateway.fhir(worlds[0].tokens[SCOPES[0]], "GET", f"Observation/{TWO.id('lab-a')}")
+    worlds[0].double.heal()
+    assert answer.status_code == 200
+    assert not {"etag", "set-cookie"} & answer.headers.keys()
+
+
 # The tests above can fail -----------------------------------------------------------------------------------------------------------
 
 

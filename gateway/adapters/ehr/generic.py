@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -169,12 +170,17 @@ def _reason(error: TransportError) -> str:
 def _reply(call: EhrCall, response: HttpResponse) -> EhrReply:
     """The reply of an answer that can be used; everything else raises."""
     try:
-        return EhrReply(response.status, response.headers, _body(call, response))
+        return EhrReply(response.status, _sendable(response.headers), _body(call, response))
     except _Unusable as unusable:
         if call.kind in WRITES and not 400 <= response.status < 500:
             raise OutcomeUnknown(unusable.reason) from unusable
         retry = pause(response.headers.get("retry-after", ""))
         raise UpstreamFault(reason=unusable.reason, code=unusable.code, retry_after=retry) from unusable
+
+
+def _sendable(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Without values that could not stand in a header of ours: an ETag goes on to callers, and back to the EHR as If-Match."""
+    return {name: value for name, value in headers.items() if value.isascii() and value.isprintable()}
 
 
 def _body(call: EhrCall, response: HttpResponse) -> bytes:
