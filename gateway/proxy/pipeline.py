@@ -26,7 +26,7 @@ from gateway.proxy.reads import Events, Reader, refusal
 from gateway.proxy.writes import Writer
 from gateway.smart.constraint import Allow, Constraint, Deny
 from gateway.smart.policy import AccessRules, decide, reach
-from gateway.smart.principal import Principal
+from gateway.smart.principal import Principal, PrincipalKind
 
 VIEW = "gateway"
 """Whose view of the EHR this is: our own credential's. A patient's own upstream token would be another view, with its own cache."""
@@ -120,6 +120,8 @@ class Pipeline:
 
     def _decide(self, principal: Principal, asked: Interaction) -> Constraint:
         if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
+            if principal.kind is not PrincipalKind.SYSTEM:  # nobody would judge the entries by patient, row and reference (ATK-F9)
+                raise NotSupported("Batches and transactions are offered to systems that push only.", reason="bundle-not-offered")
             for entry in asked.entries:
                 self._decide(principal, entry)
             return Constraint(())

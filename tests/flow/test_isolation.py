@@ -347,6 +347,26 @@ async def test_a_version_that_could_be_no_header_becomes_none(worlds: tuple[Worl
     assert not {"etag", "set-cookie"} & answer.headers.keys()
 
 
+@pytest.mark.parametrize("kind", ["transaction", "batch"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("who", ["a", "b"])
+async def test_bundles_are_for_systems_that_push(worlds: tuple[World, World], kind: str, method: str, who: str):
+    """ATK-F9: nobody judges the entries of people's Bundles by patient, row and reference; so none goes out, and the refusal is on record."""
+    world = worlds[0]
+    body = {"resourceType": "Observation", "id": TWO.id(f"lab-{who}"), "status": "final", "code": {"text": "x"}}
+    entry = {"resource": body | {"subject": {"reference": f"Patient/{TWO.a if who == 'a' else TWO.b}"}}}
+    url = "Observation" if method == "POST" else f"Observation/{body['id']}"
+    bundle = {"resourceType": "Bundle", "type": kind, "entry": [entry | {"request": {"method": method, "url": url}}]}
+    staff = await world.gateway.token("user/*.cruds", fhir_user=f"Practitioner/{TWO.id('prac')}", listed=(TWO.a,))
+    asked = len(world.double.requests)
+    for token in (world.tokens[SCOPES[0]], world.tokens[SCOPES[1]], staff):
+        answer = await world.gateway.fhir(token, "POST", "", bundle)
+        assert answer.status_code == 501
+        assert answer.json()["resourceType"] == "OperationOutcome"
+        assert TWO.canary not in answer.text
+    assert len(world.double.requests) == asked
+
+
 # The tests above can fail -----------------------------------------------------------------------------------------------------------
 
 
