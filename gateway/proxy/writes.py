@@ -5,7 +5,7 @@ Everything here runs between two renewals of the cache generations that the writ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -91,7 +91,7 @@ class Writer:
                 return found
         async with self.cache.touching(self._names(resource)):
             reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=condition))
-        return await self._written(asked, reply)
+        return await self._written(asked, reply, resource)
 
     async def _create_with_id(self, asked: Interaction) -> Written:
         """A create whose id the gateway chose before the first attempt: repeatable, since a second attempt finds the first (promise 3)."""
@@ -100,7 +100,7 @@ class Writer:
             return found
         async with self.cache.touching(self._names(resource)):
             reply = await self.reader.send(EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body))
-        return await self._written(asked, reply)
+        return await self._written(asked, reply, resource)
 
     async def _mine(self, asked: Interaction) -> Written | None:
         try:
@@ -113,13 +113,15 @@ class Writer:
         """A system's update: its own If-Match, or the version that the worker saw."""
         resource = await self._judged(asked)
         old = await self.reader.send(EhrCall(Kind.READ, asked.type, asked.id))
-        versions = [resource, parse_trusted(old.body)] if old.status == 200 else [resource]
+        versions: list[Resource] = [resource]
+        if old.status == 200:  # with a granular scope, what stands there must be within it too (ATK-F16)
+            versions.append(await self._within(parse_trusted(old.body)))
         # Whose data the old version was is not known when the EHR will not show it: then everything it gave may be old.
         names = self._names(*versions) if old.status in (200, 404, 410) else (keys.everything(self.reader.ehr.name),)
         call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=asked.conditions.if_match)
         async with self.cache.touching(names):
             reply = await self.reader.send(call)
-        return await self._written(asked, reply)
+        return await self._written(asked, reply, *versions)
 
     async def _update(self, asked: Interaction) -> Written:
         """The stored resource and the result are both the caller's, and nothing else was written in between (ATK-F12)."""
@@ -131,7 +133,7 @@ class Writer:
         call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=stored.etag)
         async with self.cache.touching(self._names(before, result)):
             reply = await self.reader.send(call)
-        return await self._written(asked, reply)
+        return await self._written(asked, reply, before, result)
 
     # What may be written -------------------------------------------------------------------------------------------------
 
@@ -228,15 +230,20 @@ class Writer:
 
     def _names(self, *resources: Resource) -> tuple[str, ...]:
         """The cache generations that a change of these resources ends: those of their patients and types."""
-        tables, ehr = self.reader.tables, self.reader.ehr
-        patients: set[str] = set()
-        for resource in resources:
-            row = tables.compartment.get(str(resource.get("resourceType")))
-            patients |= patients_of(resource, row, ehr.relative) if row else set()
         types = {str(resource.get("resourceType")) for resource in resources}
-        return keys.names(ehr.name, patients, types)
+        return keys.names(self.reader.ehr.name, self._owners(resources), types)
 
-    async def _written(self, asked: Interaction, reply: EhrReply) -> Written:
+    def _owners(self, resources: Iterable[Resource]) -> frozenset[str]:
+        tables, relative = self.reader.tables, self.reader.ehr.relative
+        rows = ((resource, tables.compartment.get(str(resource.get("resourceType")))) for resource in resources)
+        return frozenset(patient for resource, row in rows if row for patient in patients_of(resource, row, relative))
+
+    def _whose(self, versions: Iterable[Resource]) -> frozenset[str]:
+        """On whose record the write is: theirs whose data it was or became, of those within reach; never of everybody within reach."""
+        reached, owners = _reached(self.reader.constraint.match), self._owners(versions)
+        return owners if reached is None else owners & reached
+
+    async def _written(self, asked: Interaction, reply: EhrReply, *versions: Resource) -> Written:
         if reply.status not in (200, 201):
             raise self._refused(reply)
         id_ = asked.id or _id_of(reply)
@@ -248,7 +255,7 @@ class Writer:
             self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: the answer to a write is another resource")
         if not id_:
             raise Conflict("The record system took this but did not say where it is.", reason="location-missing")
-        patients = tuple(sorted(_reached(self.reader.constraint.match) or ()))
+        patients = tuple(sorted(self._whose({**one, "id": id_} for one in versions)))
         return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, patients)
 
     def _refused(self, reply: EhrReply) -> FhirError:

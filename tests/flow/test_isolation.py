@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from gateway.proxy import narrow, screen
 from gateway.sandbox.double import Double, Fault, served
-from tests.flow.two import Two
+from tests.flow.two import LAB, Two
 from tests.flow.whole import Whole, whole
 
 EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "250"))
@@ -365,6 +365,35 @@ async def test_bundles_are_for_systems_that_push(worlds: tuple[World, World], ki
         assert answer.json()["resourceType"] == "OperationOutcome"
         assert TWO.canary not in answer.text
     assert len(world.double.requests) == asked
+
+
+async def test_a_write_is_on_the_record_of_whom_it_was_about(worlds: tuple[World, World]):
+    """Promises 1 and 5: staff who reach A and B write into B's record, and A's record of accesses has nothing of it; B's does."""
+    gateway = worlds[0].gateway
+    staff = await gateway.token("user/*.cruds", fhir_user=f"Practitioner/{TWO.id('prac')}", listed=(TWO.a, TWO.b))
+    body = {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": f"Patient/{TWO.b}"}}
+    made = await gateway.fhir(staff, "POST", "Observation", body)
+    target = made.headers["location"].removeprefix(f"{gateway.base}/").partition("/_history")[0]
+    seen = {}
+    for who in (TWO.a, TWO.b):
+        token = await gateway.token("patient/AuditEvent.rs", patient=who)
+        seen[who] = (await gateway.fhir(token, "GET", f"AuditEvent?patient={who}&_count=200")).text
+    worlds[0].double.store.delete("Observation", target.partition("/")[2])
+    assert target not in seen[TWO.a]
+    assert target in seen[TWO.b]
+
+
+async def test_a_granular_system_overwrites_only_what_is_within_its_condition(worlds: tuple[World, World]):
+    """ATK-F16: not the new version alone decides; what stands there is judged as well, and nothing is sent."""
+    world = worlds[0]
+    lab = await world.gateway.token(
+        "system/Observation.cu?category=http://terminology.hl7.org/CodeSystem/observation-category|laboratory", push={"mode": "deliver", "ehr": "ehr"}
+    )
+    mine = {"resourceType": "Observation", "status": "final", "category": [LAB], "code": {"text": "x"}, "subject": {"reference": f"Patient/{TWO.a}"}}
+    asked = len(world.double.requests)
+    answer = await world.gateway.fhir(lab, "PUT", f"Observation/{TWO.id('vital-a')}", mine | {"id": TWO.id("vital-a")})
+    assert answer.status_code == 403
+    assert "PUT" not in {request.method for request in world.double.requests[asked:]}
 
 
 # The tests above can fail -----------------------------------------------------------------------------------------------------------
