@@ -23,10 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.cache import keys
 from gateway.errors import FhirError, Unavailable
+from gateway.fhir.compartment import patients_of
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.json import parse, serialize
 from gateway.fhir.tables import Tables
-from gateway.ingest import order, plan, trail
+from gateway.ingest import plan, trail
 from gateway.ingest.attempt import Attempt, Done, Later, Rejected, Result, Road, verdict
 from gateway.ingest.pauses import Pauses
 from gateway.ingest.points import point
@@ -346,13 +347,19 @@ def _touched(ehr: str, parts: Iterable[Interaction], tables: Tables) -> tuple[st
     patients: set[str] = set()
     types: set[str] = set()
     for part in parts:
-        found = order.patients([cast("Mapping[str, Any]", parse(part.body))], tables)
         row = tables.compartment.get(part.type)
+        # The EHR that tells may name its patients absolutely, by an address that we do not know: one too many is ended rather than one too few.
+        found = patients_of(cast("Mapping[str, Any]", parse(part.body)), row, _tail) if row else frozenset[str]()
         if part.kind is Kind.UPDATE or (not found and (row is None or row.kind != "shared")):
             return keys.names(ehr, None, ())
         patients.update(found)
         types.add(part.type)
     return keys.names(ehr, sorted(patients), sorted(types))
+
+
+def _tail(url: str) -> str:
+    """`Patient/p1` of an absolute URL, whatever its base."""
+    return "/".join(url.partition("/_history/")[0].split("/")[-2:])
 
 
 def _clock() -> float:

@@ -569,6 +569,16 @@ async def test_the_ehr_of_record_tells_and_nothing_is_written(gateway):
     assert named == [["p:p1", "t:Observation"], ["all"], ["p:p2", "t:Observation"]]
 
 
+async def test_a_notification_may_name_patients_by_any_address(gateway):
+    """Promise 4: of a resource of two patients, one of them named absolutely, the answers of both end."""
+    actors = [{"actor": {"reference": name}, "status": "accepted"} for name in ("Patient/p1", "https://ehr.internal/r4/Patient/p2/_history/3")]
+    joint = {"resourceType": "Appointment", "status": "booked", "participant": actors}
+    teller = replace(TELLER, scopes=clinical("system/Appointment.c"))
+    async with working(gateway):
+        assert (await gateway.push("POST", "Appointment", joint, by=teller)).status == 200
+    assert [name.rpartition("g:")[2] for name in gateway.cache.names[0]] == ["p:p1", "p:p2", "t:Appointment"]
+
+
 # Commands ------------------------------------------------------------------------------------------------------------------
 
 
