@@ -12,9 +12,10 @@ Probe = Callable[[], Awaitable[bool]]
 
 
 def router(*, needed: Mapping[str, Probe], wanted: Mapping[str, Probe]) -> APIRouter:
-    """`/healthz` and `/readyz`. `needed` parts decide about readiness; `wanted` ones are shown only: without Redis the gateway works, slower.
+    """`/healthz` and `/readyz`. `needed` parts decide about readiness; without a `wanted` one it is "degraded": the gateway works, slower.
 
-    EHRs are in neither: one that is down is its own 502s, and no reason to take the gateway out of service for the others.
+    That is FAULT-R1's word for a Redis that is away. EHRs are in neither: one that is down is its own 502s, and no reason to take the gateway
+    out of service for the others.
     """
     routes = APIRouter()
 
@@ -27,7 +28,8 @@ def router(*, needed: Mapping[str, Probe], wanted: Mapping[str, Probe]) -> APIRo
         parts = {name: await probe() for name, probe in {**needed, **wanted}.items()}
         ready = all(parts[name] for name in needed)
         shown = {name: "ok" if up else "down" for name, up in parts.items()}
-        return _answer(200 if ready else 503, {"status": "ok" if ready else "unavailable", "parts": shown})
+        status = "unavailable" if not ready else "ok" if all(parts.values()) else "degraded"
+        return _answer(200 if ready else 503, {"status": status, "parts": shown})
 
     return routes
 

@@ -164,10 +164,10 @@ def assertion(client_id: str, key: jwk.RSAKey | jwk.ECKey, audience: str) -> str
 
 def _private_key(path: Path, kid: str) -> jwk.RSAKey | jwk.ECKey:
     wrong = ConfigError(f"{path} holds no private RSA or P-384 key", where="--key", fix="name a private JWK, a JWK Set with one, or a PEM file")
-    text = path.read_text("utf-8")
     try:
+        text = path.read_text("utf-8")
         found = _of_jwk(json.loads(text), kid) if text.lstrip().startswith("{") else _of_pem(text, kid)
-    except (JoseError, ValueError, TypeError, KeyError) as error:
+    except (JoseError, OSError, ValueError, TypeError, KeyError) as error:  # a file that is no text is a ValueError too
         raise wrong from error
     if found is None or not found.is_private:
         raise wrong

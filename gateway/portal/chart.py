@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid5
 
-from gateway.errors import FhirError, NotFound, Unprocessable, UpstreamFault
+from gateway.errors import Conflict, FhirError, MethodNotAllowed, NotFound, Unprocessable, UpstreamFault
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse_trusted, serialize
 from gateway.fhir.search import escape
@@ -254,12 +255,23 @@ class Chart:
         resource_type = text(resource, "resourceType")
         condition = token("identifier", *identifier)
         if self.source.takes_ids:
-            resource = {**resource, "id": identifier[1]}
-            interaction = Interaction(Kind.CREATE, resource_type, identifier[1], body=serialize(resource))
-        else:
-            interaction = Interaction(Kind.CREATE, resource_type, body=serialize(resource), conditions=Conditions(if_none_exist=(condition,)))
-        answer = await self.pipeline.handle(self.principal, interaction, self.context)
-        return _located(answer, resource_type) or await self._by_identifier(resource_type, condition)
+            body = serialize({**resource, "id": identifier[1]})
+            with suppress(MethodNotAllowed):  # it was thought to take ids of clients, and says that it does not (R4 http.html 3.1.0.4.2)
+                return await self._created(Interaction(Kind.CREATE, resource_type, identifier[1], body=body), condition)
+        conditions = Conditions(if_none_exist=(condition,))
+        return await self._created(Interaction(Kind.CREATE, resource_type, body=serialize(resource), conditions=conditions), condition)
+
+    async def _created(self, interaction: Interaction, condition: Param) -> str:
+        try:
+            answer = await self.pipeline.handle(self.principal, interaction, self.context)
+        except Conflict:
+            again = replace(self, context=replace(self.context, fresh=True))
+            found = await again.search(interaction.type, (condition,), limit=1)
+            if not found.resources:
+                raise
+            # The same form, sent to another process at the same time, was quicker (HAPI-0825).
+            return f"{interaction.type}/{text(found.resources[0], 'id')}"
+        return _located(answer, interaction.type) or await self._by_identifier(interaction.type, condition)
 
     async def _by_identifier(self, resource_type: str, condition: Param) -> str:
         """Some EHRs answer a conditional create that found one without a Location."""

@@ -602,8 +602,8 @@ async def test_a_page_link_by_another_address_is_followed_at_the_ehr_s_own(doubl
     ("diagnostics", "if_match", "status"),
     [
         ("HAPI-0550: HAPI-0989: Trying to update Patient/a/_history/1 but this is not the current version", 'W/"1"', 412),
-        ("HAPI-0550: HAPI-0825: The operation has failed with a version constraint failure", 'W/"1"', 412),
-        ("HAPI-0550: HAPI-0825: The operation has failed with a version constraint failure", "", 409),
+        ("HAPI-0550: HAPI-0823: The operation has failed with a version constraint failure", 'W/"1"', 412),
+        ("HAPI-0550: HAPI-0823: The operation has failed with a version constraint failure", "", 409),
         ("HAPI-0550: HAPI-0515: Unable to delete Patient/a because at least one resource has a reference to this resource", 'W/"1"', 409),
     ],
 )

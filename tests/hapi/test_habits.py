@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 import httpx
 import pytest
+
+from gateway.adapters.ehr import connect
+from gateway.adapters.ehr.base import EhrCall
+from gateway.fhir.interaction import Kind
 
 pytestmark = pytest.mark.hapi
 FHIR = {"Content-Type": "application/fhir+json"}
@@ -113,3 +118,15 @@ def test_batch_works_and_is_not_declared(hapi):
     assert "batch" not in declared
     answer = hapi.post("", content='{"resourceType":"Bundle","type":"batch","entry":[{"request":{"method":"GET","url":"Patient/habit-nobody"}}]}')
     assert answer.status_code == 200
+
+
+async def test_of_several_writes_of_one_version_one_is_taken(hapi_url, new_id):
+    """At the same time, it answers 409 in two ways (HAPI-0989, HAPI-0823); through the adapter each is a stale version, 412."""
+    ehr = connect("hapi", hapi_url, platform="hapi")
+    for turn in range(3):
+        id_ = f"{new_id}-{turn}"
+        assert (await ehr.send(EhrCall(Kind.UPDATE, "Observation", id_, body=observation(id_).encode()))).status == 201
+        calls = [EhrCall(Kind.UPDATE, "Observation", id_, body=observation(id_, str(number)).encode(), if_match='W/"1"') for number in range(6)]
+        replies = await asyncio.gather(*(ehr.send(call) for call in calls))
+        assert sorted(reply.status for reply in replies) == [200] + [412] * 5
+    await ehr.close()

@@ -10,8 +10,11 @@ from gateway.fhir.interaction import Kind
 
 STALE = b"HAPI-0989"
 """`Trying to update X/_history/1 but this is not the current version`."""
-RACED = b"HAPI-0825"
-"""`The operation has failed with a version constraint failure`: another write of the same resource was faster."""
+RACED = b"HAPI-0823"
+"""`The operation has failed with a version constraint failure`: another write of the same resource was faster.
+
+HAPI-0825 is its sister for a client-assigned id that another write was just making; nothing is said about a version there.
+"""
 
 
 class HapiEhr(GenericEhr):
