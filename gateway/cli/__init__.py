@@ -25,7 +25,7 @@ COMMANDS = {
     "config": ("config", "Show every setting, its value and where it comes from."),
     "ehr": ("ehr", "Find out what a FHIR server can do."),
     "client": ("client", "Register apps and backend systems; make a token for one."),
-    "user": ("user", "Add the people who sign in."),
+    "user": ("user", "Add the people who sign in, give new passwords, close accounts."),
     "launch": ("launch", "Make an EHR launch for an app."),
     "inbox": ("inbox", "Look at pushed messages, send them again or drop them."),
     "audit": ("audit", "Read the record of accesses."),

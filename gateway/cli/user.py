@@ -1,9 +1,10 @@
-"""`gateway user add`."""
+"""`gateway user add`, `password` and `disable`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,23 @@ from gateway import compose
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
+from gateway.smart.server.accounts import Accounts
 from gateway.store.oauth_rows import Account, ListedPatient
 
 EXAMPLE = """\b
-Example:
+Examples:
   echo "$PASSWORD" | gateway user add alice --ehr hapi --fhir-user Patient/p1 --password-stdin
   gateway user add dr.bone --ehr hapi --fhir-user Practitioner/7 --patient p1 --patient p2
+  echo "$PASSWORD" | gateway user password alice --password-stdin
+  gateway user disable alice
 """
+
+from_stdin = click.option("--password-stdin", is_flag=True, help="Read the password from standard input (its first line).")
 
 
 @click.group()
 def user() -> None:
-    """Add the people who sign in."""
+    """Add the people who sign in, give them a new password, close their accounts."""
 
 
 @user.command(epilog=EXAMPLE)
@@ -32,7 +38,7 @@ def user() -> None:
 @click.option("--fhir-user", required=True, metavar="TYPE/ID", help="Who this is in the EHR: Patient/ID, RelatedPerson/ID, Practitioner/ID.")
 @click.option("--patient", multiple=True, metavar="ID[=NAME]", help="A patient whose record this person may open. May be repeated.")
 @click.option("--display-name", default="", metavar="TEXT", help="How the pages call this person.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input (its first line).")
+@from_stdin
 @options.common
 @options.as_json
 def add(
@@ -55,10 +61,54 @@ def add(
         "patients": tuple(ListedPatient(id_, shown) for id_, _, shown in (one.partition("=") for one in patient)),
     }
     account = asyncio.run(_add(loaded.settings, name, _password(stdin=password_stdin), facts))
+    _say(account, f"{account.username} may sign in at {account.ehr} as {account.fhir_user}.", json_=json_, patients=list(patient))
+
+
+@user.command(epilog=EXAMPLE)
+@click.argument("name")
+@from_stdin
+@options.common
+@options.as_json
+def password(
+    name: str,
+    password_stdin: bool,  # noqa: FBT001  # click passes by name
+    json_: bool,  # noqa: FBT001  # likewise
+    config: Path | None,
+    store: str | None,
+    ehr: tuple[str, ...],
+) -> None:
+    """Give NAME a new password; every session that was begun with the old one ends."""
+    settings = options.settings(config, store, ehr).settings
+    new = _password(stdin=password_stdin)
+    account = asyncio.run(_change(settings, name, lambda accounts, found: accounts.set_password(found, new)))
+    _say(account, f"{account.username} has a new password, and is signed out everywhere.", json_=json_)
+
+
+@user.command(epilog=EXAMPLE)
+@click.argument("name")
+@options.common
+@options.as_json
+def disable(name: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """Close the account of NAME: sessions and apps have no more access from their next request on."""
+    settings = options.settings(config, store, ehr).settings
+    account = asyncio.run(_change(settings, name, lambda accounts, found: accounts.disable(found)))
+    _say(account, f"{account.username} is closed: nothing is done in this person's name any more.", json_=json_)
+
+
+def _say(account: Account, sentence: str, *, json_: bool, **more: Any) -> None:
     if json_:
-        output.show_json({"id": account.id, "name": account.username, "ehr": account.ehr, "fhir_user": account.fhir_user, "patients": list(patient)})
+        output.show_json({"id": account.id, "name": account.username, "ehr": account.ehr, "fhir_user": account.fhir_user, **more})
     else:
-        click.echo(f"{account.username} may sign in at {account.ehr} as {account.fhir_user}.")
+        click.echo(sentence)
+
+
+async def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
+    async with compose.opened(settings) as state:
+        accounts = compose.accounts(state)
+        if (found := await accounts.named(name)) is None:
+            raise ConfigError("There is nobody of that name.", where="NAME", fix="look at how it was written when it was added")
+        await change(accounts, found)
+        return found
 
 
 async def _add(settings: Settings, name: str, password: str, facts: dict[str, Any]) -> Account:
@@ -71,5 +121,5 @@ def _password(*, stdin: bool) -> str:
         return sys.stdin.readline().rstrip("\r\n")
     if not output.is_terminal():
         raise ConfigError("There is nobody to ask for the password.", where="--password-stdin", fix="add it, and send the password on standard input")
-    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    return password
+    entered: str = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
+    return entered

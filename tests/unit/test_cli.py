@@ -44,8 +44,8 @@ def run(tmp_path, monkeypatch):
 def test_the_names_are_those_that_people_script():
     """None of them may go away."""
     assert {" ".join(path) for path in ALL} >= {
-        "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "user add", "launch create",
-        "inbox list", "inbox show", "inbox retry", "inbox drop", "store upgrade",
+        "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "user add",
+        "user password", "user disable", "launch create", "inbox list", "inbox show", "inbox retry", "inbox drop", "store upgrade",
     }  # fmt: skip
 
 
@@ -159,6 +159,17 @@ def test_user_add_reads_the_password_from_stdin(run):
     assert "taken" in run(*arguments, text="correct horse\n", code=2).stderr
     assert "8 to 1024" in run("user", "add", "bob", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--password-stdin", text="x\n", code=2).stderr
     assert "--password-stdin" in run("user", "add", "eve", "--ehr", "hapi", "--fhir-user", "Patient/p1", code=2).stderr
+
+
+def test_a_user_gets_a_new_password_and_an_end(run):
+    """Both on record; nobody of that name is one line with the fix."""
+    run("user", "add", "alice", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--password-stdin", text="correct horse\n")
+    assert "alice" in run("user", "password", "alice", "--password-stdin", text="battery staple\n").output
+    assert "8 to 1024" in run("user", "password", "alice", "--password-stdin", text="x\n", code=2).stderr
+    assert "alice" in run("user", "disable", "alice").output
+    assert "nobody" in run("user", "disable", "bob", code=2).stderr
+    found = json.loads(run("audit", "--json", "--since", "1h").output)
+    assert [one["action"] for one in found] == ["account-disable", "password-set", "account-add"]
 
 
 def test_an_ehr_has_to_be_named_where_there_are_several(run, tmp_path):
