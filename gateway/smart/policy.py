@@ -84,8 +84,15 @@ def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tab
             continue  # patient/ without a patient in context grants nothing (HL7@164)
         if any(not tables.can_evaluate(resource_type, name) for name, _ in scope.query):
             continue  # a condition that we cannot judge ourselves is never dropped: the scope counts for nothing here
+        if scope.query and _is_gateway_s_own(resource_type, tables):
+            continue  # nor where nobody looks at it: the record of accesses is searched by patient only
         found.append(Reach(patients, scope.query))
     return tuple(dict.fromkeys(found))
+
+
+def _is_gateway_s_own(resource_type: str, tables: Tables) -> bool:
+    row = tables.compartment.get(resource_type)
+    return row is not None and row.kind == "gateway"
 
 
 def _patients(principal: Principal, scope: Scope, rules: AccessRules) -> frozenset[str] | None:

@@ -78,6 +78,12 @@ def test_granular_scopes_narrow():
     assert isinstance(judge(who("patient/Observation.rs?category:in=x"), ask(Kind.SEARCH)), Deny)
 
 
+def test_a_condition_on_the_record_of_accesses_grants_nothing():
+    """ATK-F16: that record is searched by patient only, so nobody would look at the condition."""
+    assert judge(who("patient/AuditEvent.rs?action=C"), ask(Kind.SEARCH, "AuditEvent")).reason == "scope-missing"
+    assert isinstance(judge(who("patient/AuditEvent.rs"), ask(Kind.SEARCH, "AuditEvent")), Allow)
+
+
 def test_includes_pass_their_own_types_scope():
     """ATK-F28: what comes along is limited to the types that could be read by themselves."""
     allowed = judge(who("patient/MedicationRequest.rs patient/Medication.r"), ask(Kind.SEARCH, "MedicationRequest"))
