@@ -55,7 +55,7 @@ class WriteRow:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # the same only as itself, so that what follows from them can be kept by them
 class Tables:
     """All of them."""
 

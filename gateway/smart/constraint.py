@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Reach:
         return [None if self.patients is None else sorted(self.patients), sorted(self.query)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is worked out once is kept beside the fields
 class Constraint:
     """For each resource type, the alternatives of which one must hold. A type that is not in the mapping may not leave.
 
@@ -30,7 +31,7 @@ class Constraint:
     match: tuple[Reach, ...]
     others: Mapping[str, tuple[Reach, ...]] = field(default_factory=dict[str, tuple[Reach, ...]])
 
-    @property
+    @cached_property
     def patients(self) -> frozenset[str] | None:
         """All patients named anywhere, or None when some alternative reaches everyone."""
         found: set[str] = set()
@@ -43,7 +44,10 @@ class Constraint:
 
     def canonical(self) -> str:
         """The same text for the same constraint, whatever the order in which scopes were granted."""
+        return self._canonical
 
+    @cached_property
+    def _canonical(self) -> str:
         def flat(reaches: tuple[Reach, ...]) -> list[str]:
             return sorted({json.dumps(reach.canonical(), separators=(",", ":")) for reach in reaches})
 

@@ -7,6 +7,8 @@ underlying permissions"), and writes need a row of profiles/fhir/writes.json bes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 
 from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.fhir.tables import Tables
@@ -63,14 +65,22 @@ def decide(principal: Principal, interaction: Interaction, *, tables: Tables, ru
     row = tables.compartment.get(interaction.type)
     if row is None or row.kind == "denied":
         return Deny(403, "forbidden", "type-not-offered", f"{interaction.type} is not offered.")
-    match = reach(principal, interaction.type, letter, tables=tables, rules=rules)
-    if not match:
+    allowed = _allowed(principal, interaction.type, letter, tables, rules)
+    if allowed is None:
         return Deny(403, "forbidden", "scope-missing", f"The token has no scope that allows {interaction.kind} on {interaction.type}.")
     if interaction.kind is Kind.SEARCH and (refusal := _check_search(interaction, tables)):
         return refusal
     if refusal := _check_condition(interaction, tables):
         return refusal
-    return Allow(Constraint(match, _others(principal, tables=tables, rules=rules)), f"{interaction.type}.{letter}")
+    return allowed
+
+
+@lru_cache(maxsize=512)
+def _allowed(principal: Principal, resource_type: str, letter: str, tables: Tables, rules: AccessRules) -> Allow | None:
+    """What the scopes alone allow; None: nothing. Kept, because a token asks often, and `*` speaks of seventy types each time."""
+    match = reach(principal, resource_type, letter, tables=tables, rules=rules)
+    others = MappingProxyType(_others(principal, tables=tables, rules=rules))
+    return Allow(Constraint(match, others), f"{resource_type}.{letter}") if match else None
 
 
 def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tables, rules: AccessRules) -> tuple[Reach, ...]:
@@ -84,15 +94,8 @@ def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tab
             continue  # patient/ without a patient in context grants nothing (HL7@164)
         if any(not tables.can_evaluate(resource_type, name) for name, _ in scope.query):
             continue  # a condition that we cannot judge ourselves is never dropped: the scope counts for nothing here
-        if scope.query and _is_gateway_s_own(resource_type, tables):
-            continue  # nor where nobody looks at it: the record of accesses is searched by patient only
         found.append(Reach(patients, scope.query))
     return tuple(dict.fromkeys(found))
-
-
-def _is_gateway_s_own(resource_type: str, tables: Tables) -> bool:
-    row = tables.compartment.get(resource_type)
-    return row is not None and row.kind == "gateway"
 
 
 def _patients(principal: Principal, scope: Scope, rules: AccessRules) -> frozenset[str] | None:

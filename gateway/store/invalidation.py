@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import JSON, Boolean, Column, String, Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.store.base import UtcDateTime, metadata, now
+from gateway.store.base import Rows, UtcDateTime, metadata, now
 
 table = Table(
     "pending_invalidation",
@@ -48,7 +48,9 @@ async def remove(connection: AsyncConnection, *ids: str) -> None:
         await connection.execute(delete(table).where(table.c.id.in_(ids)))
 
 
-async def pending(connection: AsyncConnection) -> Sequence[Pending]:
+_PENDING = select(table).order_by(table.c.created_at)
+
+
+async def pending(rows: Rows) -> Sequence[Pending]:
     """All intents, the oldest first."""
-    rows = await connection.execute(select(table).order_by(table.c.created_at))
-    return [Pending(row.id, tuple(row.names), row.created_at, row.settled) for row in rows]
+    return [Pending(row.id, tuple(row.names), row.created_at, row.settled) for row in await rows(_PENDING, {})]

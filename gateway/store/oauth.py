@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Table, delete, insert, select, update
+from sqlalchemy import Table, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
+from gateway.store.base import Rows
 from gateway.store.oauth_rows import (
     AccessToken,
     Account,
@@ -45,10 +47,15 @@ def _value(cls: type[T], row: Any, prefix: str = "") -> T | None:
         return None
     mapping = _mapping(row)
     found: dict[str, Any] = {}
-    for item in fields(cast("Any", cls)):
-        raw = mapping[prefix + item.name]
-        found[item.name] = tuple(cast("list[Any]", raw)) if isinstance(raw, list) else raw
+    for name in _names(cls):
+        raw = mapping[prefix + name]
+        found[name] = tuple(cast("list[Any]", raw)) if isinstance(raw, list) else raw
     return cls(**found)
+
+
+@cache
+def _names(cls: Any) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(cls))
 
 
 async def _one(connection: AsyncConnection, cls: type[T], table: Table, key: str, column: str = "hash") -> T | None:
@@ -96,15 +103,17 @@ async def disable_client(connection: AsyncConnection, client_id: str, at: dateti
     await connection.execute(update(t.client).where(t.client.c.id == client_id).values(disabled_at=at))
 
 
-async def origin_registered(connection: AsyncConnection, origin: str) -> bool:
+_ORIGIN = (
+    select(t.client_origin.c.origin)
+    .join(t.client, t.client.c.id == t.client_origin.c.client_id)
+    .where(t.client_origin.c.origin == bindparam("origin"), t.client.c.disabled_at.is_(None))
+    .limit(1)
+)
+
+
+async def origin_registered(rows: Rows, origin: str) -> bool:
     """Whether some client that is in use has a redirect URI on this web origin."""
-    statement = (
-        select(t.client_origin.c.origin)
-        .join(t.client, t.client.c.id == t.client_origin.c.client_id)
-        .where(t.client_origin.c.origin == origin, t.client.c.disabled_at.is_(None))
-        .limit(1)
-    )
-    return (await connection.execute(statement)).first() is not None
+    return bool(await rows(_ORIGIN, {"origin": origin}))
 
 
 # Accounts and sessions -----------------------------------------------------------------------------------------------------
@@ -144,10 +153,16 @@ async def disable_account(connection: AsyncConnection, account_id: str, at: date
     await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))
 
 
+_LISTED = (
+    select(t.account_patient.c.patient, t.account_patient.c.display)
+    .where(t.account_patient.c.account_id == bindparam("account_id"))
+    .order_by(t.account_patient.c.patient)
+)
+
+
 async def listed(connection: AsyncConnection, account_id: str) -> tuple[ListedPatient, ...]:
     """The patients that an account may see besides its own, by id."""
-    table = t.account_patient
-    rows = await connection.execute(select(table.c.patient, table.c.display).where(table.c.account_id == account_id).order_by(table.c.patient))
+    rows = await connection.execute(_LISTED, {"account_id": account_id})
     return tuple(ListedPatient(row.patient, row.display) for row in rows)
 
 
@@ -398,20 +413,23 @@ _BEARER = (
     .join(t.grant, t.grant.c.id == t.access_token.c.grant_id)
     .join(t.client, t.client.c.id == t.grant.c.client_id)
     .outerjoin(t.account, t.account.c.id == t.grant.c.account_id)
+    .where(t.access_token.c.hash == bindparam("hash"))
 )
 
 
-async def bearer(connection: AsyncConnection, hash_: str) -> Bearer | None:
+async def bearer(rows: Rows, hash_: str) -> Bearer | None:
     """An access token with its grant, client, account and the account's list, whatever their state: the caller judges."""
-    row = (await connection.execute(_BEARER.where(t.access_token.c.hash == hash_))).first()
-    if row is None:
+    found = await rows(_BEARER, {"hash": hash_})
+    if not found:
         return None
+    row = found[0]
     token, grant_ = _value(AccessToken, row, "token_"), _value(Grant, row, "grant_")
     client_ = _value(Client, row, "client_")
     account_ = _value(Account, row, "account_") if _mapping(row)["account_id"] else None
     if token is None or grant_ is None or client_ is None:  # an inner join gave them
         return None
-    return Bearer(token, grant_, client_, account_, await listed(connection, account_.id) if account_ else ())
+    list_ = await rows(_LISTED, {"account_id": account_.id}) if account_ else ()
+    return Bearer(token, grant_, client_, account_, tuple(ListedPatient(one.patient, one.display) for one in list_))
 
 
 async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:

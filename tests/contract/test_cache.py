@@ -140,8 +140,7 @@ def ehr() -> str:
 
 
 async def _rows(database: Database) -> list[invalidation.Pending]:
-    async with database.read() as connection:
-        return list(await invalidation.pending(connection))
+    return list(await invalidation.pending(database.rows))
 
 
 async def test_keeps_and_gives_back(two, ehr: str):
@@ -339,9 +338,12 @@ async def test_a_database_that_fails_costs_hits_and_no_truth(two, ehr: str, monk
         raise Unavailable(reason="store-down")
         yield
 
+    async def gone(*_):
+        raise Unavailable(reason="store-down")
+
     with monkeypatch.context() as patched:
         for cache in (writer, reader):
-            patched.setattr(cache._database, "read", down)
+            patched.setattr(cache._database, "rows", gone)
             patched.setattr(cache._database, "write", down)
         await asyncio.sleep(COHERENCE * 1.1)
         assert (await reader.look(_ask("a", ehr))).key == ""

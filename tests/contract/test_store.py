@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Integer, String, Table, insert, select, text
+from sqlalchemy import Column, Integer, String, Table, bindparam, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError, StatementError
 
 from gateway.errors import Unavailable
@@ -113,6 +113,59 @@ async def test_readers_do_not_wait_for_a_writer(database: Database):
         await connection.execute(insert(_things).values(id=2))
         assert await asyncio.wait_for(_ids(database), 2) == [1]
     assert await _ids(database) == [1, 2]
+
+
+_BY_ID = select(_things.c.id, _things.c.at).where(_things.c.id == bindparam("id"))
+
+
+async def test_rows_by_key_are_those_of_the_newest_commit(database: Database):
+    """What is asked at every request sees each commit, of this process and of others, and nothing that was not committed."""
+    assert await database.rows(_BY_ID, {"id": 1}) == []
+    await _add(database, 1)
+    assert [tuple(row) for row in await database.rows(_BY_ID, {"id": 1})] == [(1, MOMENT)]
+    other = Database(database.url)
+    async with other.write() as connection:
+        await connection.execute(update(_things).where(_things.c.id == 1).values(at=None))
+        assert [row.at for row in await database.rows(_BY_ID, {"id": 1})] == [MOMENT]
+    assert [row.at for row in await database.rows(_BY_ID, {"id": 1})] == [None]
+    with pytest.raises(RuntimeError, match="half way"):
+        await _add(database, 2, fail=True)
+    assert await database.rows(_BY_ID, {"id": 2}) == []
+    await other.close()
+
+
+async def test_rows_by_key_hold_no_lock(sqlite: Database):
+    """The connection that stays open for them keeps no snapshot: the log is emptied into the database while it is there."""
+    await _add(sqlite, 1)
+    assert len(await sqlite.rows(_BY_ID, {"id": 1})) == 1
+    async with sqlite.read() as connection:
+        busy, _, left = (await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()
+    assert (busy, left) == (0, 0)
+
+
+async def test_rows_by_key_wait_where_they_have_to(sqlite: Database):
+    """While another process has the whole file for itself for a moment, they are asked for in the patient way, and the loop goes on."""
+    await _add(sqlite, 1)
+    assert len(await sqlite.rows(_BY_ID, {"id": 1})) == 1
+    path = sqlite.url.partition(":///")[2]
+    await sqlite.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        asked = asyncio.create_task(sqlite.rows(_BY_ID, {"id": 1}))
+        await asyncio.sleep(0.3)
+        assert not asked.done()
+        other.execute("COMMIT")
+    assert len(await asked) == 1
+
+
+async def test_rows_by_key_of_a_store_that_is_gone(tmp_path: Path):
+    """503, as for every read."""
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/gone/store.db")
+    with pytest.raises(Unavailable):
+        await database.rows(_BY_ID, {"id": 1})
+    await database.close()
 
 
 @pytest.mark.parametrize("after", [0.0, 0.0005, 0.002, 0.005, 0.01])

@@ -39,10 +39,8 @@ class Authenticator:
         """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""
         if not origin or origin == "null":
             return False
-        async with self._database.read() as connection:
-            return await rows.origin_registered(connection, origin)
+        return await rows.origin_registered(self._database.rows, origin)
 
     async def _bearer(self, hash_: str) -> Bearer | None:
         """The one place that looks a token up: what a process remembers, while it may, goes before the store here."""
-        async with self._database.read() as connection:
-            return await rows.bearer(connection, hash_)
+        return await rows.bearer(self._database.rows, hash_)
