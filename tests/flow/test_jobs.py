@@ -62,17 +62,17 @@ def ann(at: Scene) -> Visitor:
 def test_she_signs_in_and_out(at: Scene):
     """The portal sends her to the sign-in page and back; a wrong password is a sentence; after signing out nothing is shown."""
     visitor = at.visitor()
-    page = visitor.get("/portal/results")
+    page = visitor.get("/portal/conditions")
     assert page.url.path == "/signin"
     wrong = visitor.send(page, "/signin", username="ann", password="something else")
     assert "The user name or the password is not right" in text_of(wrong.text)
     home = visitor.send(wrong, "/signin", username="ann", password=PASSWORD)
-    assert home.url.path == "/portal/results"
-    assert "Creatinine" in text_of(home.text)
+    assert home.url.path == "/portal/conditions"
+    assert "Asthma" in text_of(home.text)
     assert "Welcome, Ann Aster" in text_of(visitor.get("/portal/", at=1).text), "signed in at every process"
     visitor.send(home, "/signout")
     for process in (0, 1):
-        assert visitor.get("/portal/results", at=process).url.path == "/signin"
+        assert visitor.get("/portal/conditions", at=process).url.path == "/signin"
 
 
 STATUS = {"final": "Final", "preliminary": "Early result", "amended": "Changed", "corrected": "Corrected"}
