@@ -43,10 +43,6 @@ class Report:
         """R4 is 4.0.x: 4.0.1 and its errata."""
         return self.fhir_version.startswith("4.0")
 
-    def all_have(self, interaction: str) -> bool:
-        """Whether every type declares it."""
-        return bool(self.types) and all(interaction in one.interactions for one in self.types)
-
 
 @dataclass(frozen=True, slots=True)
 class Tried:

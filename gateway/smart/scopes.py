@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-LEVELS = ("patient", "user", "system")
 LETTERS = "cruds"
 _V1 = {"read": "rs", "write": "cud", "*": "cruds"}
 # The condition may hold what RFC 6749 allows in a scope (appendix A.4): neither a quotation mark nor a backslash.
