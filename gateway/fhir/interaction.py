@@ -48,6 +48,7 @@ class Conditions:
     if_none_match: str = ""  # ETag list or "*"
     if_modified_since: str = ""
     if_none_exist: tuple[Param, ...] = ()
+    guard: tuple[Param, ...] = ()  # the worker's own If-None-Exist on a pushed create; a caller cannot send it
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,23 +5,29 @@ delivered, whatever became of it since. An update goes with If-Match of the vers
 that does not hold on a later attempt, the version after it tells whether it is ours (delivered) or another's (ours was never done, so it may be
 tried again). A transaction does the same for all its entries at once: all of it happened or nothing. The entries of a batch are delivered one
 by one, and those that are through are not sent again.
+
+Where the EHR takes no ids of clients, a create stays the POST that it is, and is found again by its identifier (`posted`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
 
-from gateway.adapters.ehr.base import EhrReply, OutcomeUnknown
-from gateway.errors import Conflict, FhirError, PreconditionFailed, Throttled, Unavailable, UpstreamFault
+from gateway.adapters.ehr.base import ByType, EhrReply, Offers, OutcomeUnknown
+from gateway.errors import Conflict, FhirError, MethodNotAllowed, PreconditionFailed, Throttled, Unavailable, UpstreamFault
+from gateway.fhir.bundle import Found
 from gateway.fhir.interaction import Interaction, Kind
-from gateway.ingest import plan, stored
+from gateway.fhir.json import parse
+from gateway.ingest import identifier, plan, posted, stored
+from gateway.ingest.identifier import There
 from gateway.ingest.points import point
+from gateway.ingest.posted import MayArrive, Posts, Unconfirmed
 from gateway.ingest.stored import StoredAnswer
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.principal import Principal
-from gateway.store.inbox import Entry, State
+from gateway.store.inbox import UNCONFIRMED, Entry, State
 
 ROUNDS = 3
 """How often an update is applied anew to a record that moved on (FAULT-U23)."""
@@ -46,6 +52,10 @@ class Road(Protocol):
         """A fresh read or vread of what the sender may write; None when nothing is there. Raises FhirError."""
         ...
 
+    async def found(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Found | None:
+        """A fresh search among what the sender may write; None when the EHR has no such search. Raises FhirError."""
+        ...
+
 
 class Lease(Protocol):
     """The worker's hold on the message. What writes or checks raises Fenced when it is lost."""
@@ -56,6 +66,14 @@ class Lease(Protocol):
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Commit that these entries are going out now, with the versions that were read before."""
+        ...
+
+    async def unsent(self, positions: Collection[int]) -> None:
+        """Commit that the EHR did not take these entries."""
+        ...
+
+    async def give_up_ids(self, positions: Collection[int]) -> None:
+        """Commit that these creates go out without the id that was fixed for them."""
         ...
 
     async def finish_entry(self, position: int, state: State, answer: StoredAnswer) -> None:
@@ -84,20 +102,33 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Not now. `after`: seconds that the EHR asked for. `counts`: it goes towards the last attempt. `strained`: the EHR is in trouble."""
+    """Not now. `after`: seconds that the EHR asked for. `counts`: it goes towards the last attempt. `strained`: the EHR is in trouble.
+
+    `settling`: what was sent may still be on its way; the next attempt gives it time.
+    """
 
     error: str
     after: float | None = None
     counts: bool = True
     strained: bool = False
+    settling: bool = False
 
 
-Result = Done | Rejected | Later
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """Not again without a person: it may have been done, and nobody can tell."""
+
+    error: str
+
+
+Result = Done | Rejected | Later | Dead
 
 
 def verdict(error: FhirError | OutcomeUnknown, request_id: str, attempts: int) -> Result:
     """What an error of the pipeline means for a message (G6)."""
     match error:
+        case MayArrive():
+            return Later(error.reason, strained=True, settling=True)
         case OutcomeUnknown():
             return Later(error.reason, strained=True)
         case Throttled():
@@ -114,6 +145,9 @@ def verdict(error: FhirError | OutcomeUnknown, request_id: str, attempts: int) -
             return Rejected(stored.refusal(error, request_id), error.reason)
 
 
+EVERYTHING = Offers(ByType(usually=True), ByType(usually=True), transactions=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """`asked` is the message as the parser understands it now; `base` is the gateway's FHIR base; `attempts` counts this one."""
@@ -126,6 +160,7 @@ class Attempt:
     context: RequestContext
     base: str
     attempts: int
+    offers: Offers = EVERYTHING
 
     async def run(self) -> Result:
         """Deliver. Raises Fenced."""
@@ -137,6 +172,8 @@ class Attempt:
                     return await self._batch()
                 case _:
                     return Done(await self._single(self.asked, self.entries[0]))
+        except Unconfirmed:
+            return Dead(UNCONFIRMED)
         except (FhirError, OutcomeUnknown) as error:
             return verdict(error, self.context.request_id, self.attempts)
 
@@ -148,7 +185,30 @@ class Attempt:
     async def _create(self, asked: Interaction, entry: Entry) -> StoredAnswer:
         if entry.target and self._may_have_been_sent(entry) and await self._exists(entry):
             return stored.delivered(self.base, entry.kind, entry.type, entry.target)
-        return await self._send(plan.single(asked, entry))
+        (entry,) = await self._without_ids((entry,), plan.refused_ids((entry,), self.offers))
+        if not entry.target:
+            return await self._post(asked, entry)
+        try:
+            return await self._send(plan.single(asked, entry))
+        except MethodNotAllowed:  # it takes no ids of clients after all (R4 http.html 3.1.0.4.1), and nothing was made
+            (entry,) = await self._without_ids((entry,), (entry.position,))
+            return await self._post(asked, entry)
+
+    async def _post(self, asked: Interaction, entry: Entry) -> StoredAnswer:
+        if asked.conditions.if_none_exist:  # the sender's own condition is judged, and looked at, at each attempt
+            return await self._send(asked)
+        return await self._posts.create(asked, entry, identifier.of(cast("Mapping[str, Any]", parse(asked.body))))
+
+    @property
+    def _posts(self) -> Posts:
+        return Posts(self._found, self._send, self.lease, self.offers, self.base)
+
+    async def _without_ids(self, rows: tuple[Entry, ...], positions: Collection[int]) -> tuple[Entry, ...]:
+        """The rows with the ids at these positions given up, for good."""
+        if not positions:
+            return rows
+        await self.lease.give_up_ids(positions)
+        return plan.without_ids(rows, positions)
 
     def _may_have_been_sent(self, entry: Entry) -> bool:
         """A create needs no mark of its own before it goes out: the lease is one, and a look too many costs a read only."""
@@ -217,31 +277,71 @@ class Attempt:
 
     async def _transaction(self) -> StoredAnswer:
         unknown = self.attempts > 1 or any(entry.tried for entry in self.entries)
+        rows = self.entries
         for _ in range(ROUNDS):
             if unknown and await self._happened():
-                return stored.as_delivered(self.entries, self.base)
+                return stored.as_delivered(await self._located(), self.base)
             unknown = False
+            rows = await self._without_ids(rows, plan.refused_ids(rows, self.offers))
             seen = {entry.position: await self._version(part) for part, entry in self._updates() if not part.conditions.if_match}
-            await self.lease.sending({entry.position: seen.get(entry.position, part.conditions.if_match or None) for part, entry in self._pairs()})
+            there = await self._there(rows)
             try:
-                return await self._send(plan.transaction(self.asked, self.entries, {at: version for at, version in seen.items() if version}))
+                return await self._send_all(rows, seen, there)
             except PreconditionFailed:
-                if not seen:
+                if not seen and not there:
                     raise
         raise PreconditionFailed("The records kept changing.", reason="version-changed")
 
+    async def _send_all(self, rows: tuple[Entry, ...], seen: Mapping[int, str], there: Mapping[int, There | None]) -> StoredAnswer:
+        """`seen`: the versions of updates; `there`: what stands under the identifiers of the creates that go as POST."""
+        guards = {at: guard for at, one in there.items() if (guard := self._posts.guard(one))}
+        sent = plan.transaction(self.asked, rows, {at: version for at, version in seen.items() if version}, guards)
+        marks = {at: posted.seen(one) for at, one in there.items()}
+        await self.lease.sending({at: marks.get(at, seen.get(at, part.conditions.if_match or None)) for at, part in enumerate(self.asked.entries)})
+        if not there:
+            return await self._send(sent)
+        async with posted.posting(self.lease, tuple(there)):
+            return await self._send(sent)
+
     async def _happened(self) -> bool:
-        """Whether an earlier attempt did it: all of it or nothing, so that one sign is enough."""
+        """Whether an earlier attempt did it: all of it or nothing, so that one sign is enough. Raises Unconfirmed without any."""
         made = [entry for entry in self.entries if entry.kind == Kind.CREATE and entry.target]
         if made:
             return await self._exists(made[0])
+        posts = [row for row in self._posted(self.entries) if row.tried]
+        if sign := next((row for row in posts if row.seen == ""), None):
+            return bool(posted.ours(sign, (await self._there((sign,)))[sign.position]))
+        happened = await self._by_update()
+        if happened is None and posts:
+            raise Unconfirmed
+        return bool(happened)
+
+    async def _by_update(self) -> bool | None:
+        """What an update of the transaction tells. None: nothing, be it that what it would write is what stands there."""
         for part, entry in self._updates():
             if entry.seen is None or (entry.seen and await self._version(part) == entry.seen):
                 continue
             if not entry.seen and not await self._exists(entry):
                 return False
             return await self._is_ours(part, entry.seen)
-        return False
+        return None
+
+    def _posted(self, rows: Collection[Entry]) -> list[Entry]:
+        """The creates that go as POST without a condition of their sender's."""
+        return [row for row in rows if row.kind == Kind.CREATE and not row.target and not self.asked.entries[row.position].conditions.if_none_exist]
+
+    async def _there(self, rows: Collection[Entry]) -> Mapping[int, There | None]:
+        """What stands under the identifier of each of those, by position."""
+        posts = self._posted(rows)
+        if not posts:
+            return {}
+        own = identifier.of_parts(self.asked.entries)
+        return {row.position: await self._posts.look(self.asked.entries[row.position], own.get(row.position)) for row in posts}
+
+    async def _located(self) -> tuple[Entry, ...]:
+        """The entries, with the ids that the EHR gave, as far as they can be found."""
+        there = await self._there(self.entries)
+        return tuple(replace(row, target=posted.place(row, there[row.position])) if row.position in there else row for row in self.entries)
 
     def _pairs(self) -> list[tuple[Interaction, Entry]]:
         return list(zip(self.asked.entries, self.entries, strict=True))
@@ -254,6 +354,7 @@ class Attempt:
     async def _batch(self) -> Result:
         answers: list[StoredAnswer] = []
         failed: list[Later] = []
+        dead: list[Dead] = []
         for part, entry in self._pairs():
             if entry.state != State.RECEIVED:
                 answers.append(self.lease.entry_answer(entry))
@@ -263,17 +364,23 @@ class Attempt:
             match await self._entry(part, entry):
                 case Later() as later:
                     failed.append(later)
+                case Dead() as one:
+                    dead.append(one)
                 case Done(answer):
                     answers.append(answer)
                     await self.lease.finish_entry(entry.position, State.DONE, answer)
                 case Rejected(answer):
                     answers.append(answer)
                     await self.lease.finish_entry(entry.position, State.REJECTED, answer)
-        return failed[-1] if failed else Done(stored.bundle("batch", answers, self.base))
+        if failed or dead:  # what can still go is tried first
+            return [*dead, *failed][-1]
+        return Done(stored.bundle("batch", answers, self.base))
 
     async def _entry(self, part: Interaction, entry: Entry) -> Result:
         try:
             return Done(await self._single(part, entry))
+        except Unconfirmed:
+            return Dead(UNCONFIRMED)
         except (FhirError, OutcomeUnknown) as error:
             return verdict(error, self.context.request_id, self.attempts)
 
@@ -284,6 +391,9 @@ class Attempt:
         answer = stored.from_answer(await self.road.handle(self.principal, asked, self.context))
         point("after-answer")
         return answer
+
+    async def _found(self, asked: Interaction) -> Found | None:
+        return await self.road.found(self.principal, asked, self.context)
 
     async def _read(self, type_: str, id_: str, version: str = "") -> EhrReply | None:
         asked = Interaction(Kind.VREAD if version else Kind.READ, type_, id_, version)

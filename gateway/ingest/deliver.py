@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +21,7 @@ from typing import Any, Protocol, cast
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.adapters.ehr.base import Offers
 from gateway.cache import keys
 from gateway.errors import FhirError, Unavailable
 from gateway.fhir.compartment import patients_of
@@ -28,7 +29,7 @@ from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.json import parse, serialize
 from gateway.fhir.tables import Tables
 from gateway.ingest import plan, trail
-from gateway.ingest.attempt import Attempt, Done, Later, Rejected, Result, Road, verdict
+from gateway.ingest.attempt import Attempt, Dead, Done, Later, Rejected, Result, Road, verdict
 from gateway.ingest.pauses import Pauses
 from gateway.ingest.points import point
 from gateway.ingest.signals import Signals
@@ -48,6 +49,10 @@ _RANDOM = secrets.SystemRandom()
 
 class Judge(Road, Protocol):
     """The pipeline, as far as the worker knows it."""
+
+    async def offers(self, ehr: str) -> Offers:
+        """What the EHR takes from those who write. Raises UpstreamFault while it cannot be asked."""
+        ...
 
     def admit(self, principal: Principal, interaction: Interaction) -> None:
         """Whether the sender's scopes allow every entry. Raises FhirError."""
@@ -79,6 +84,7 @@ class Policy:
     attempts: int = 12
     backoff: float = 0.5  # doubled for each attempt, with full jitter
     longest: float = 300.0
+    settle: float = 5.0  # after a POST whose answer was lost, before it is looked for: it may still be on its way
     poll: float = 0.2
     drain: float = 20.0  # after SIGTERM (FAULT-P2)
     block: bool = True
@@ -238,12 +244,14 @@ class Worker:
             asked = self._vault.request(message.id, claimed.request).parse((self._base(message.ehr),))
             principal = await self._parts.senders.principal(message)
             self._parts.pipeline.admit(principal, asked)
+            if message.mode == "notify":
+                return await self._notify(message, asked)
+            offers = await self._parts.pipeline.offers(message.ehr)
+            plan.check_offered(asked, offers)
         except FhirError as error:
             return verdict(error, message.request_id, message.attempts)
-        if message.mode == "notify":
-            return await self._notify(message, asked)
         base = self._base(message.ehr)
-        return await Attempt(self._parts.pipeline, lease, principal, asked, claimed.entries, context, base, message.attempts).run()
+        return await Attempt(self._parts.pipeline, lease, principal, asked, claimed.entries, context, base, message.attempts, offers).run()
 
     async def _notify(self, message: Message, asked: Interaction) -> Result:
         """The EHR of record has told that it changed something: nothing is written, but nobody reads the old answer any more."""
@@ -262,6 +270,9 @@ class Worker:
             case Rejected(answer, error):
                 self._pauses.succeeded(message.ehr)
                 await self._finish(message, State.REJECTED, answer, error)
+            case Dead(error):
+                self._pauses.failed(message.ehr, _clock())
+                await self._finish(message, State.DEAD, None, error)
             case Later():
                 self._note(message, result)
                 if result.counts and message.attempts >= self._policy.attempts:
@@ -290,6 +301,7 @@ class Worker:
 
     async def _again(self, message: Message, later: Later) -> None:
         delay = later.after if later.after is not None else self._backoff(message.attempts)
+        delay = max(delay, self._policy.settle if later.settling else 0.0)
 
         async def store(connection: AsyncConnection) -> None:
             await inbox.again(connection, message, at=now() + timedelta(seconds=delay), error=later.error, counts=later.counts)
@@ -322,6 +334,14 @@ class HeldLease:
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Raises Fenced."""
         await self._group.write(lambda connection: inbox.sending(connection, self._message, seen))
+
+    async def unsent(self, positions: Collection[int]) -> None:
+        """Raises Fenced."""
+        await self._group.write(lambda connection: inbox.unsent(connection, self._message, positions))
+
+    async def give_up_ids(self, positions: Collection[int]) -> None:
+        """Raises Fenced."""
+        await self._group.write(lambda connection: inbox.give_up_ids(connection, self._message, positions))
 
     async def finish_entry(self, position: int, state: State, answer: StoredAnswer) -> None:
         """Raises Fenced."""

@@ -1,7 +1,8 @@
 """What a message is about: the patients whose data it changes, and the keys in whose order it is delivered. Pure.
 
 Two messages of one sender that share a key are delivered in the order of their receipt. The keys: each patient that a resource names (by
-reference, or by identifier), each resource that is updated, each condition of a create; else the sender's one channel.
+reference, or by identifier), each resource that is updated, each condition of a create, the identifier of one that is found again by it
+(`posted`); else the sender's one channel.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, cast
 from gateway.fhir.compartment import patients_of
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.tables import Tables
+from gateway.ingest import identifier
 from gateway.store.inbox import Entry
 
 Resource = Mapping[str, Any]
@@ -47,6 +49,8 @@ def _words(asked: Interaction, entry: Entry, resource: Resource) -> Iterator[str
         yield f"{asked.type}/{asked.id}"
     if asked.conditions.if_none_exist:
         yield "condition:" + asked.type + "&".join(sorted(f"{one.key}={one.value}" for one in asked.conditions.if_none_exist))
+    elif asked.kind is Kind.CREATE and not entry.target and (own := identifier.of(resource)):
+        yield f"{own.type}:{own.system}|{own.value}"
     if asked.type == "Patient":
         if entry.target:
             yield f"Patient/{entry.target}"

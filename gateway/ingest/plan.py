@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from gateway.errors import BadRequest
+from gateway.adapters.ehr.base import Offers
+from gateway.errors import BadRequest, Unprocessable
 from gateway.fhir import splice
-from gateway.fhir.interaction import Interaction, Kind
+from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.fhir.json import parse_trusted
+from gateway.fhir.search import render
 from gateway.store.inbox import Entry
 
+_NO_GUARDS: Mapping[int, tuple[Param, ...]] = {}
 _RESTFUL = re.compile(r"(?P<base>.*/)?(?P<local>[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})", re.DOTALL)
 
 
@@ -31,15 +34,41 @@ def parts(interaction: Interaction) -> tuple[Interaction, ...]:
     return interaction.entries if interaction.kind in (Kind.TRANSACTION, Kind.BATCH) else (interaction,)
 
 
-def entries(interaction: Interaction) -> tuple[Entry, ...]:
-    """A row for each piece, its target fixed. A conditional create keeps none: its condition finds it again."""
-    return tuple(Entry(position, str(part.kind), part.type, _target(part)) for position, part in enumerate(parts(interaction)))
+def entries(interaction: Interaction, offers: Offers | None = None) -> tuple[Entry, ...]:
+    """A row for each piece, its target fixed.
+
+    Two kinds of create keep none: a conditional one, whose condition finds it again, and one for an EHR that takes no ids of clients (`posted`).
+    What the EHR offers may not be known yet: then it counts as one that takes them, until the first attempt (`refused_ids`).
+    """
+    return tuple(Entry(position, str(part.kind), part.type, _target(part, offers)) for position, part in enumerate(parts(interaction)))
 
 
-def _target(part: Interaction) -> str:
+def _target(part: Interaction, offers: Offers | None) -> str:
     if part.kind is not Kind.CREATE:
         return part.id
-    return "" if part.conditions.if_none_exist else new_id()
+    given = part.conditions.if_none_exist or (offers is not None and not offers.client_ids.of(part.type))
+    return "" if given else new_id()
+
+
+def refused_ids(rows: Sequence[Entry], offers: Offers) -> tuple[int, ...]:
+    """The positions of creates whose fixed id the EHR would not take. Each is given up before anything is sent."""
+    return tuple(row.position for row in rows if row.kind == Kind.CREATE and row.target and not offers.client_ids.of(row.type))
+
+
+def without_ids(rows: Sequence[Entry], positions: Collection[int]) -> tuple[Entry, ...]:
+    """These rows as they stand once the ids are given up."""
+    return tuple(replace(row, target="", tried=False, seen=None) if row.position in positions else row for row in rows)
+
+
+def check_offered(interaction: Interaction, offers: Offers) -> None:
+    """Raises Unprocessable for a transaction where the EHR takes none: taken apart it would not be one any more."""
+    if interaction.kind is Kind.TRANSACTION and not offers.transactions:
+        raise Unprocessable(
+            "This record system takes no transactions. Send the resources one by one, or as a batch.",
+            reason="transaction-not-offered",
+            code="not-supported",
+            expression="Bundle.type",
+        )
 
 
 def refuse_duplicates(interaction: Interaction) -> None:
@@ -70,8 +99,13 @@ def single(asked: Interaction, entry: Entry, if_match: str = "") -> Interaction:
     return asked
 
 
-def transaction(asked: Interaction, rows: Sequence[Entry], if_match: Mapping[int, str]) -> Interaction:
-    """A transaction as it is sent: creates put to their fixed ids, updates bound to the versions that were seen, references following."""
+def transaction(
+    asked: Interaction, rows: Sequence[Entry], if_match: Mapping[int, str], guards: Mapping[int, tuple[Param, ...]] = _NO_GUARDS
+) -> Interaction:
+    """A transaction as it is sent: creates put to their fixed ids, updates bound to the versions that were seen, references following.
+
+    A create without a fixed id stays a POST, with If-None-Exist where `guards` has one; what refers to it is left for the EHR to resolve.
+    """
     raw = asked.body
     spots = list(_spots(raw))
     known = _known(spots, rows)
@@ -80,6 +114,8 @@ def transaction(asked: Interaction, rows: Sequence[Entry], if_match: Mapping[int
         edits += splice.referring(raw, spot.resource, _visible(spot, known))
         if row.kind == Kind.CREATE and row.target:
             edits += _as_put(raw, spot, row)
+        elif guard := guards.get(row.position, ()):
+            edits.append(splice.setting(raw, spot.request, "ifNoneExist", splice.string(render(guard))))
         elif row.position in if_match and splice.member(raw, spot.request, "ifMatch") is None:
             edits.append(splice.setting(raw, spot.request, "ifMatch", splice.string(if_match[row.position])))
     body = splice.apply(raw, edits)

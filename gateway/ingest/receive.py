@@ -16,7 +16,8 @@ from typing import Any, Protocol, cast
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, Unavailable
+from gateway.adapters.ehr.base import Offers
+from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, Unavailable, UpstreamFault
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.json import parse
 from gateway.fhir.tables import Tables
@@ -36,6 +37,8 @@ from gateway.store.oauth_rows import new_secret
 log = structlog.get_logger("gateway.inbox")
 
 MAX_IDENTITY = 255
+PATIENCE = 1.0
+"""Seconds that a push waits for the gateway to learn what the EHR offers; then it is stored, and the worker finds out."""
 
 
 class Judge(Protocol):
@@ -43,6 +46,10 @@ class Judge(Protocol):
 
     def admit(self, principal: Principal, interaction: Interaction) -> None:
         """Whether the sender's scopes allow every entry. Raises FhirError."""
+        ...
+
+    async def offers(self, ehr: str, *, patience: float | None = None) -> Offers:
+        """What the EHR takes from those who write. Raises UpstreamFault while that cannot be found out."""
         ...
 
 
@@ -83,13 +90,24 @@ class Inbox:
             self._judge.admit(principal, interaction)
             plan.refuse_duplicates(interaction)
             mode = _registered(principal)
-            added = await self._commit(principal, interaction, headers, body, context, mode)
+            offers = await self._offers(principal.ehr) if mode == "deliver" else None
+            if offers:
+                plan.check_offered(interaction, offers)
+            entries = plan.entries(interaction, offers)
+            added = await self._commit(principal, interaction, headers, body, context, mode, entries)
         except FhirError as error:
             self._audit.append(trail.refused(principal, interaction, context, error))
             raise
         point("after-commit")
         self._signals.ring()
         return await self._answer(added, context, 0.0 if interaction.prefer.respond_async else self._door.push_wait)
+
+    async def _offers(self, ehr: str) -> Offers | None:
+        """None: not known now, and no reason to refuse a push."""
+        try:
+            return await self._judge.offers(ehr, patience=PATIENCE)
+        except UpstreamFault:
+            return None
 
     async def status(self, principal: Principal, token: str, context: RequestContext) -> Answer:
         """What became of a message: of the sender's own only."""
@@ -107,10 +125,16 @@ class Inbox:
     # The commit ------------------------------------------------------------------------------------------------------------
 
     async def _commit(
-        self, principal: Principal, interaction: Interaction, headers: Headers, body: bytes, context: RequestContext, mode: str
+        self,
+        principal: Principal,
+        interaction: Interaction,
+        headers: Headers,
+        body: bytes,
+        context: RequestContext,
+        mode: str,
+        entries: tuple[Entry, ...],
     ) -> inbox.Added:
         parts = plan.parts(interaction)
-        entries = plan.entries(interaction)
         resources = [cast("Mapping[str, Any]", parse(part.body)) for part in parts]
         new = self._row(principal, interaction, headers, body, context, mode, entries)
         keys = order.keys(principal.client_id, principal.ehr, list(zip(parts, entries, resources, strict=True)))

@@ -7,7 +7,7 @@ from gateway.fhir import outcome
 from gateway.fhir.json import serialize
 from gateway.ingest.stored import StoredAnswer, response_entry
 from gateway.proxy.answer import Answer
-from gateway.store.inbox import Message, State
+from gateway.store.inbox import UNCONFIRMED, Message, State
 
 RETRY_AFTER = 2
 """Seconds after which a sender may ask again."""
@@ -19,6 +19,10 @@ class DeliveryFailed(FhirError):
 
     status = 503
     code = "transient"
+
+
+class Unconfirmed(DeliveryFailed):
+    """It was sent once, and the record system did not confirm it: it may or may not be there. The operator has been told, and decides."""
 
 
 def accepted(message: Message, base: str) -> Answer:
@@ -42,7 +46,8 @@ def progress(message: Message) -> Answer:
 def complete(message: Message, answer: StoredAnswer | None, request_id: str) -> Answer:
     """The status of a message that is through: a batch-response with one entry. A dead one has no answer of its own."""
     if answer is None:
-        answer = StoredAnswer(503, body=outcome.outcome(DeliveryFailed(reason=message.error), request_id))
+        failed = Unconfirmed if message.error == UNCONFIRMED else DeliveryFailed
+        answer = StoredAnswer(503, body=outcome.outcome(failed(reason=message.error), request_id))
     if message.identity_reused and not answer.body:
         answer = StoredAnswer(answer.status, answer.headers, _flag())
     entry = response_entry(answer)

@@ -86,7 +86,9 @@ def refusal(error: FhirError, request_id: str) -> StoredAnswer:
 
 
 def delivered(base: str, kind: str, type_: str, id_: str, etag: str = "") -> StoredAnswer:
-    """A write that an earlier attempt did, and whose own answer was lost."""
+    """A write that an earlier attempt did, and whose own answer was lost. Without an id there is no telling where it is."""
+    if not id_:
+        return StoredAnswer(201 if kind == Kind.CREATE else 200)
     version = etag.removeprefix("W/").strip('"')
     location = f"{base}/{type_}/{id_}" + (f"/_history/{version}" if version else "")
     headers = (("Location", location), ("ETag", etag)) if etag else (("Location", location),)

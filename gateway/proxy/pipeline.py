@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply
+from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply, Offers, OutcomeUnknown
 from gateway.audit import AuditSink
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.flights import Flights
 from gateway.cache.keys import Ask
 from gateway.cache.policy import Lives, life_of_answer
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, NotSupported, UpstreamFault
+from gateway.fhir.bundle import Found, open_searchset
 from gateway.fhir.compartment import matches
 from gateway.fhir.interaction import WRITES, Interaction, Kind, Param
 from gateway.fhir.json import parse
@@ -23,7 +24,7 @@ from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.fetched import Fetched, pack, unpack
 from gateway.proxy.reads import Events, Reader, refusal
-from gateway.proxy.writes import Writer
+from gateway.proxy.writes import Writer, done
 from gateway.smart.constraint import Allow, Constraint, Deny
 from gateway.smart.policy import AccessRules, decide, reach
 from gateway.smart.principal import Principal, PrincipalKind
@@ -71,6 +72,13 @@ class Pipeline:
         except FhirError as error:
             self._parts.audit.append(trail.refused(principal, interaction, context, error))
             raise
+        except OutcomeUnknown as unknown:
+            self._parts.audit.append(trail.unconfirmed(principal, interaction, context, unknown.reason))
+            raise
+
+    async def offers(self, ehr: str, *, patience: float | None = None) -> Offers:
+        """What an EHR takes from those who write. Raises UpstreamFault while it cannot be asked, or not within `patience` seconds."""
+        return await self._ehr(ehr).offers(patience=patience)
 
     async def capabilities(self, ehr: str, context: RequestContext) -> Answer:
         """`/metadata`: what the EHR can do, reduced to what is allowed through here. Anybody may ask."""
@@ -89,17 +97,29 @@ class Pipeline:
 
     async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
         """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read."""
-        if not any(self._reaches(principal, interaction.type, letter) for letter in "cu"):
-            raise Forbidden(reason="scope-missing")
-        call = EhrCall(interaction.kind, interaction.type, interaction.id, interaction.version, request_id=context.request_id)
-        reply = await self._ehr(principal.ehr).send(call)
-        self._parts.audit.append(trail.looked(principal, interaction, context, reply.status))
+        reply = await self._look(principal, interaction, context)
         if reply.status in (404, 410):
             return None
-        if reply.status in (429, 503):  # the pause that it asks for is kept (FAULT-U5)
-            raise refusal(reply, self._ehr(principal.ehr), context, self._parts.events)
         if reply.status != 200:
             raise UpstreamFault(reason="look-failed")
+        return reply
+
+    async def found(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Found | None:
+        """A fresh search for a system that may write the type; None when the type or the EHR has no such search. On record like any read."""
+        if any(param.name != "_count" and param.name not in self._parts.tables.search.get(interaction.type, {}) for param in interaction.params):
+            return None
+        reply = await self._look(principal, interaction, context)
+        return open_searchset(reply.body) if reply.status == 200 else None
+
+    async def _look(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply:
+        if not any(self._reaches(principal, interaction.type, letter) for letter in "cu"):
+            raise Forbidden(reason="scope-missing")
+        asked = interaction
+        call = EhrCall(asked.kind, asked.type, asked.id, asked.version, asked.params, request_id=context.request_id)
+        reply = await self._ehr(principal.ehr).send(call)
+        self._parts.audit.append(trail.looked(principal, interaction, context, reply.status))
+        if reply.status in (429, 503):  # the pause that it asks for is kept (FAULT-U5)
+            raise refusal(reply, self._ehr(principal.ehr), context, self._parts.events)
         return reply
 
     def refused(self, ehr: str, context: RequestContext, error: FhirError, principal: Principal | None = None) -> None:
@@ -169,14 +189,16 @@ class Pipeline:
         view = self._view(reader)
         if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
             reply = await writer.bundle(asked)
-            await self._parts.audit.commit(trail.wrote(principal, asked, reader.context, 200, ()))
-            answer, hidden = render.bundle(view, reply)
+            with done():
+                await self._parts.audit.commit(trail.wrote(principal, asked, reader.context, 200, ()))
+                answer, hidden = render.bundle(view, reply)
             if hidden:
                 reader.events(reader.context.request_id, "ehr-diagnostics", hidden)
             return answer
         written = await writer.write(asked)
         named = replace(asked, id=written.id)
-        await self._parts.audit.commit(trail.wrote(principal, named, reader.context, written.status, written.patients))
+        with done():
+            await self._parts.audit.commit(trail.wrote(principal, named, reader.context, written.status, written.patients))
         return render.written(view, asked, written, may_read=self._may_read(principal, asked))
 
     def _may_read(self, principal: Principal, asked: Interaction) -> bool:

@@ -52,6 +52,12 @@ def refused(principal: Principal, asked: Interaction, context: RequestContext, e
     return _record(principal, asked, context, status=error.status, outcome=outcome, patients=patients, reason=error.reason)
 
 
+def unconfirmed(principal: Principal, asked: Interaction, context: RequestContext, reason: str) -> AuditRecord:
+    """A write was sent, and whether it took effect is not known."""
+    patients = (principal.patient,) if principal.patient else ()
+    return _record(principal, asked, context, status=504, outcome="8", patients=patients, reason=reason)
+
+
 def anonymous(ehr: str, context: RequestContext, error: FhirError) -> AuditRecord:
     """A request without a token that counts."""
     return AuditRecord(

@@ -5,11 +5,12 @@ Everything here runs between two renewals of the cache generations that the writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from gateway.adapters.ehr.base import EhrCall, EhrReply
+from gateway.adapters.ehr.base import EhrCall, EhrReply, OutcomeUnknown
 from gateway.cache import keys
 from gateway.cache.cache import Cache, NoCache
 from gateway.errors import Conflict, FhirError, Forbidden, NotFound, PreconditionFailed, Unprocessable
@@ -46,6 +47,15 @@ class Written:
         """`Type/id/_history/version`, relative."""
         version = self.etag.removeprefix("W/").strip('"')
         return f"{self.type}/{self.id}" + (f"/_history/{version}" if version else "")
+
+
+@contextlib.contextmanager
+def done() -> Generator[None]:
+    """From here on the EHR has done it: what fails now must not read as a refusal, because who believed that would send it again."""
+    try:
+        yield
+    except FhirError as error:
+        raise OutcomeUnknown(error.reason) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +100,10 @@ class Writer:
             if found := await self._existing(asked, condition):
                 return found
         async with self.cache.touching(self._names(resource)):
-            reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=condition))
+            guard = condition or asked.conditions.guard
+            reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=guard))
+        if asked.conditions.guard and reply.status == 200:  # nothing was made: another one has that identifier since the worker looked
+            raise PreconditionFailed(reason="made-since")
         return await self._written(asked, reply, resource)
 
     async def _create_with_id(self, asked: Interaction) -> Written:
@@ -149,7 +162,7 @@ class Writer:
         await self._within(resource)
         if self.rules.writes == "table" and (refused := self._row(resource, stored)):
             raise Forbidden(refused.message, reason=refused.reason, code=refused.code)
-        await self._check_references(resource)
+        await self._check_references(resource, stored)
         return resource
 
     async def _within(self, resource: Resource) -> Resource:
@@ -163,15 +176,17 @@ class Writer:
             return check_create(self.principal, resource, tables, relative)
         return check_update(self.principal, stored, resource, tables, relative)
 
-    async def _check_references(self, resource: Resource) -> None:
-        """Every patient named is within reach, and every other resource named is one that may be seen.
+    async def _check_references(self, resource: Resource, stored: Resource | None) -> None:
+        """Every patient newly named is within reach, and every other resource newly named is one that may be seen.
 
-        Else an EHR that checks references would tell which ids exist (ATK-F25), or data would be tied to another person's.
+        Else an EHR that checks references would tell which ids exist (ATK-F25), or data would be tied to another person's. What the stored
+        resource named already (the other participant of a joint Appointment, its Slot) is neither news nor the caller's doing.
         """
         patients = _reached(self.reader.constraint.match)
+        known = {reference.value for reference in walk(stored)} if stored else set[str]()
         seen: set[tuple[str, str]] = set()
         for reference in walk(resource):
-            if reference.contained or not reference.value:
+            if reference.contained or not reference.value or reference.value in known:
                 continue  # logical ones (identifier or display only) name nothing that the EHR would look up
             found = relative_reference(reference.value, self.reader.ehr.relative)
             if found is None:
@@ -244,8 +259,12 @@ class Writer:
         return owners if reached is None else owners & reached
 
     async def _written(self, asked: Interaction, reply: EhrReply, *versions: Resource) -> Written:
-        if reply.status not in (200, 201):
+        if reply.status not in (200, 201, 204):
             raise self._refused(reply)
+        with done():
+            return await self._stored(asked, reply, *versions)
+
+    async def _stored(self, asked: Interaction, reply: EhrReply, *versions: Resource) -> Written:
         id_ = asked.id or _id_of(reply)
         resource = parse_trusted(reply.body) if reply.body else None
         body = b""
@@ -256,7 +275,8 @@ class Writer:
         if not id_:
             raise Conflict("The record system took this but did not say where it is.", reason="location-missing")
         patients = tuple(sorted(self._whose({**one, "id": id_} for one in versions)))
-        return Written(reply.status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, patients)
+        status = 201 if reply.status == 201 else 200
+        return Written(status, asked.type, id_, reply.etag, reply.headers.get("last-modified", ""), body, patients)
 
     def _refused(self, reply: EhrReply) -> FhirError:
         error = refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)

@@ -120,6 +120,11 @@ class State(StrEnum):
     HELD = "held"
 
 
+OTHERS = "others"
+"""See `Entry.seen`."""
+UNCONFIRMED = "outcome-unknown"
+"""The error of a dead message that was sent once, that nobody can find again, and whose answer was lost: a person decides."""
+
 PENDING = (State.RECEIVED, State.CLAIMED, State.SENT)
 FINAL = (State.DONE, State.REJECTED, State.DEAD)
 
@@ -130,7 +135,11 @@ class Fenced(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One piece of a message. `target` is the id in the EHR: the sender's own, or one fixed before the first attempt ("" where none can be)."""
+    """One piece of a message. `target` is the id in the EHR: the sender's own, or one fixed before the first attempt ("" where none can be).
+
+    `seen` of a create without a target: "" when nothing stood under its identifier before, `OTHERS` when something did, None when that cannot
+    be found out.
+    """
 
     position: int
     kind: str  # create | update
@@ -265,7 +274,14 @@ _OF_MESSAGE = entry.c.seq == bindparam("of_seq")
 _OF_PIECE = and_(_OF_MESSAGE, entry.c.position == bindparam("of_position"))
 _TRIED = update(entry).where(_OF_PIECE).values(tried=True)
 _SEEN = update(entry).where(_OF_PIECE).values(tried=True, seen=bindparam("seen_"))
-_ALL_TRIED = update(entry).where(_OF_MESSAGE).values(tried=True)
+_ALL_TRIED = update(entry).where(_OF_MESSAGE, entry.c.target != "").values(tried=True)  # others are marked one by one, before they go out
+_UNSENT = update(entry).where(_OF_PIECE).values(tried=False, seen=None)
+_WITHOUT_ID = update(entry).where(_OF_PIECE).values(target="", tried=False, seen=None)
+_UNDECIDED = (
+    update(entry)
+    .where(_OF_MESSAGE, entry.c.kind == "create", entry.c.target == "", or_(entry.c.seen.is_(None), entry.c.seen == OTHERS))
+    .values(tried=False, seen=None)
+)
 _END_PIECE = update(entry).where(_OF_PIECE).values(state=bindparam("state_"), answer=bindparam("answer_"))
 _END_PIECES = update(entry).where(_OF_MESSAGE, entry.c.state == State.RECEIVED).values(state=bindparam("state_"))
 _FREE = delete(key).where(key.c.seq == bindparam("of_seq"))
@@ -402,6 +418,20 @@ async def sending(connection: AsyncConnection, claimed: Message, seen: Mapping[i
             await connection.execute(_SEEN, piece | {"seen_": version})
 
 
+async def unsent(connection: AsyncConnection, claimed: Message, positions: Collection[int]) -> None:
+    """The EHR refused these, or never got them: as if they had not been sent."""
+    await _under_lease(connection, _SENDING, claimed)
+    for position in positions:
+        await connection.execute(_UNSENT, {"of_seq": claimed.seq, "of_position": position})
+
+
+async def give_up_ids(connection: AsyncConnection, claimed: Message, positions: Collection[int]) -> None:
+    """The EHR takes no ids of clients: these creates have no target any more."""
+    await _under_lease(connection, _UNDER_LEASE.values(target=""), claimed)
+    for position in positions:
+        await connection.execute(_WITHOUT_ID, {"of_seq": claimed.seq, "of_position": position})
+
+
 async def finish_entry(connection: AsyncConnection, claimed: Message, position: int, state: State, answer: bytes) -> None:
     """One entry of a batch is through: it is not sent again when others are (FAULT-U24)."""
     await _under_lease(connection, _SENDING, claimed)
@@ -483,7 +513,13 @@ async def _let_go(connection: AsyncConnection) -> None:
 
 
 async def retry(connection: AsyncConnection, id_: str, at: datetime) -> bool:
-    """The operator's second chance for a dead message: it keeps its place in the order. False when it is not dead."""
+    """The operator's second chance for a dead message: it keeps its place in the order. False when it is not dead.
+
+    One whose outcome was not known is sent again: the operator has looked, and it is not there.
+    """
+    found = (await connection.execute(_BY_ID, {"of_id": id_})).first()
+    if found is not None and found.state == State.DEAD and found.error == UNCONFIRMED:
+        await connection.execute(_UNDECIDED, {"of_seq": found.seq})
     statement = (
         update(message)
         .where(message.c.id == id_, message.c.state == State.DEAD)

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
-from gateway.adapters.ehr.base import EhrReply, OutcomeUnknown
-from gateway.errors import PreconditionFailed
+from gateway.adapters.ehr.base import ByType, EhrReply, Offers, OutcomeUnknown
+from gateway.errors import MethodNotAllowed, PreconditionFailed
+from gateway.fhir.bundle import Found, FoundEntry
 from gateway.fhir.interaction import Interaction, Kind
+from gateway.fhir.search import split_token
 from gateway.proxy.answer import Answer
 
 LOST = "lost"  # the EHR did it, and the answer never came
 NEVER = "never"  # the EHR did not do it, and no answer came
 
 
+def offering(*, client_ids: bool = True, conditional_create: bool = True, transactions: bool = True) -> Offers:
+    """What an EHR takes, the same for every type."""
+    return Offers(ByType(client_ids), ByType(conditional_create), transactions)
+
+
 @dataclass
 class Shelf:
-    """`faults` are used up by writes, in order: LOST, NEVER, an exception, or a function to call before the write."""
+    """`faults` are used up by writes, in order: LOST, NEVER, an exception, or a function to call before the write.
+
+    `takes` is what it takes, `says` what it says of that (an exception: it cannot be asked). `searches` is False for one that has no search by
+    identifier.
+    """
 
     versions: dict[str, list[bytes | None]] = field(default_factory=dict)
     faults: list[object] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
+    takes: Offers = field(default_factory=offering)
+    says: Offers | Exception | None = None
+    searches: bool = True
 
     def put(self, target: str, body: bytes | None) -> None:
         """Somebody else writes (None: deletes)."""
@@ -34,6 +49,27 @@ class Shelf:
 
     def admit(self, principal, interaction) -> None:
         """Everything is allowed here."""
+
+    async def offers(self, ehr, *, patience=None) -> Offers:
+        """What it says that it takes."""
+        del ehr, patience
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says or self.takes
+
+    async def found(self, principal, interaction: Interaction, context) -> Found | None:
+        """All of the type with an identifier, read from the bodies."""
+        del principal, context
+        wanted = split_token(interaction.params[0].value)
+        self.log.append(f"search {interaction.type} {wanted[1]}")
+        return Found(tuple(self._with(interaction.type, wanted)), {}, None) if self.searches else None
+
+    def _with(self, resource_type: str, wanted: tuple[str | None, str]):
+        for target in self.versions:
+            kind, _, id_ = target.partition("/")
+            resource = self.now(target)
+            if kind == resource_type and resource and wanted in [(one.get("system"), one.get("value")) for one in resource.get("identifier", [])]:
+                yield FoundEntry(self.versions[target][-1], resource | {"id": id_})
 
     async def handle(self, principal, interaction: Interaction, context) -> Answer:
         """Write."""
@@ -65,12 +101,36 @@ class Shelf:
         entries = json.loads(interaction.body)["entry"]
         for part, entry in zip(interaction.entries, entries, strict=True):
             self._check(part.target, entry["request"].get("ifMatch", ""))
-        for part in interaction.entries:
-            self.put(part.target, part.body)
-        return Answer(200, b'{"resourceType":"Bundle","type":"transaction-response"}')
+        if not self.takes.transactions:
+            raise MethodNotAllowed(reason="ehr-405")
+        told = []
+        for part, entry in zip(interaction.entries, entries, strict=True):
+            there = self._held(part.type, entry["request"].get("ifNoneExist", "")) if part.kind is Kind.CREATE and not part.id else ""
+            target = there or part.target or self._new(part.type)
+            if not there:
+                self.put(target, part.body)
+            told.append({"response": {"status": "200" if there else "201", "location": f"{target}/_history/1"}})
+        return Answer(200, json.dumps({"resourceType": "Bundle", "type": "transaction-response", "entry": told}).encode())
+
+    def _held(self, resource_type: str, condition: str) -> str:
+        """What the condition finds, or ""."""
+        value = unquote(condition).partition("identifier=")[2]
+        found = [entry.resource["id"] for entry in self._with(resource_type, split_token(value))] if value else []
+        if len(found) > 1:
+            raise PreconditionFailed(reason="ehr-412")
+        return f"{resource_type}/{found[0]}" if found else ""
+
+    def _new(self, resource_type: str) -> str:
+        return f"{resource_type}/s{len(self.versions) + 1}"
 
     def _one(self, interaction: Interaction) -> Answer:
         self._check(interaction.target, interaction.conditions.if_match)
+        if interaction.kind is Kind.CREATE and not interaction.id:
+            if (guard := interaction.conditions.guard) and self._held(interaction.type, f"identifier={guard[0].value}"):
+                raise PreconditionFailed(reason="made-since")
+            interaction = replace(interaction, id=self._new(interaction.type).partition("/")[2])
+        elif interaction.target not in self.versions and not self.takes.client_ids.of(interaction.type):
+            raise MethodNotAllowed(reason="ehr-405")
         made = not self.versions.get(interaction.target)
         self.put(interaction.target, interaction.body)
         version = len(self.versions[interaction.target])

@@ -30,6 +30,7 @@ class Row:
     entries: list[Entry]
     answers: dict[int, StoredAnswer] = field(default_factory=dict)
     ran_out: bool = False
+    given_up: list[int] = field(default_factory=list)
 
     def check(self) -> None:
         if self.ran_out:
@@ -39,6 +40,15 @@ class Row:
         for at, version in seen.items():
             kept = self.entries[at]
             self.entries[at] = replace(kept, tried=True, seen=kept.seen if version is None else version)
+
+    async def unsent(self, positions) -> None:
+        for at in positions:
+            self.entries[at] = replace(self.entries[at], tried=False, seen=None)
+
+    async def give_up_ids(self, positions) -> None:
+        self.given_up += positions
+        for at in positions:
+            self.entries[at] = replace(self.entries[at], target="", tried=False, seen=None)
 
     async def finish_entry(self, position, state, answer) -> None:
         self.entries[position] = replace(self.entries[position], state=state)
