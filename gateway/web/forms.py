@@ -21,19 +21,27 @@ DEADLINE = 10.0
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
-async def read_form(request: Request) -> Mapping[str, str]:
-    """The fields; of a repeated one the last. Raises BadRequest, TooLarge or UnsupportedMedia."""
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+async def form_body(request: Request, *, cap: int = CAP) -> bytes:
+    """The bytes of a posted form. Raises UnsupportedMedia, TooLarge or BadRequest."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         raise UnsupportedMedia(reason="form-media-type")
     body = bytearray()
     try:
         async with asyncio.timeout(DEADLINE):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > CAP:
+                if len(body) > cap:
                     raise TooLarge(reason="form-too-large")
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100)
-    except (ValueError, TimeoutError, ClientDisconnect) as error:
+    except (TimeoutError, ClientDisconnect) as error:
+        raise BadRequest(reason="form-unreadable") from error
+    return bytes(body)
+
+
+async def read_form(request: Request) -> Mapping[str, str]:
+    """The fields; of a repeated one the last. Raises as `form_body`."""
+    try:
+        pairs = parse_qsl((await form_body(request)).decode(), keep_blank_values=True, max_num_fields=100)
+    except ValueError as error:
         raise BadRequest(reason="form-unreadable") from error
     return {name: value.replace("\r\n", "\n").strip() for name, value in pairs}
 

@@ -1,16 +1,14 @@
 """The portal's pages under /portal/: each a URL of its own that works without JavaScript; each form a POST that ends in a 303.
 
-A page is: who is signed in -> whose record is open -> the feature's view -> a template. `_page` shows that order for all of them.
+A page is: who is signed in -> whose record is open -> the feature's view -> a template. `Portal.page` shows that order for all of them.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from fastapi import APIRouter
@@ -21,137 +19,13 @@ from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.errors import Conflict, FhirError, Forbidden, NotFound
 from gateway.portal import access_log, appointments, bills, conditions, medicines, messages, results
 from gateway.portal.chart import Chart, Handler, Source
-from gateway.portal.features import Account, feature, portal_principal, sections
+from gateway.portal.features import feature, portal_principal, sections
 from gateway.proxy.answer import RequestContext
-from gateway.web.forms import Turns, key_of, new_key, read_form, record_token
+from gateway.web.forms import Turns, key_of, read_form
 from gateway.web.home import home
 from gateway.web.pages import Pages
 from gateway.web.problems import Problem, problem_of
-
-STEP = 20
-"""Items of a list before "show more"."""
-MOST = 5000
-
-Row = TypeVar("Row")
-
-
-class Listed(Protocol):
-    """A record that the person may open."""
-
-    @property
-    def patient(self) -> str:
-        """The patient's id."""
-        ...
-
-    @property
-    def display(self) -> str:
-        """The patient's name, or ""."""
-        ...
-
-
-class PortalAccount(Account, Protocol):
-    """The signed-in person's account."""
-
-    @property
-    def ehr(self) -> str:
-        """At which EHR."""
-        ...
-
-    @property
-    def display_name(self) -> str:
-        """As the header says it."""
-        ...
-
-
-class Person(Protocol):
-    """The signed-in person."""
-
-    @property
-    def account(self) -> PortalAccount:
-        """Who."""
-        ...
-
-    @property
-    def patient(self) -> str:
-        """Whose record is open, "" for none."""
-        ...
-
-    @property
-    def patients(self) -> Sequence[Listed]:
-        """Whose record she may open, her own first."""
-        ...
-
-    @property
-    def csrf(self) -> str:
-        """Guards the forms of this session."""
-        ...
-
-
-P = TypeVar("P", bound=Person)
-
-
-class People(Protocol[P]):
-    """Sign-in, as far as the pages need it."""
-
-    async def require(self, request: Request) -> P:
-        """The person. Raises what the application turns into the sign-in page."""
-        ...
-
-    def check_csrf(self, person: P, form: Mapping[str, Any]) -> None:
-        """Raises what the application turns into a refusal."""
-        ...
-
-    async def open_record(self, person: P, patient: str) -> bool:
-        """Show this patient's record from now on. False when it is not hers to open."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Visit:
-    """One request of one person about one record."""
-
-    request: Request
-    person: Person
-    chart: Chart
-    form: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    def path(self, name: str) -> str:
-        """A part of the path."""
-        return str(self.request.path_params[name])
-
-    def asked(self, name: str) -> str:
-        """A value of the query, or ""."""
-        return self.request.query_params.get(name, "")
-
-    @property
-    def token(self) -> str:
-        """Names the open record in forms."""
-        return record_token(self.person.csrf, self.chart.principal.patient)
-
-    @property
-    def values(self) -> Mapping[str, str]:
-        """What was entered, "" where nothing was: a form that is shown again keeps it."""
-        return defaultdict(str, self.form)
-
-    def hidden(self, key: str = "") -> dict[str, str]:
-        """The fields that every form carries."""
-        return {"csrf": self.person.csrf, "record": self.token, "key": key or new_key()}
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """A list cut to what the page shows. `more` is the link to the rest, or ""."""
-
-    items: Sequence[Any]
-    total: int
-    more: str = ""
-    step: int = STEP
-
-    @property
-    def last(self) -> int:
-        """The number of the last one shown."""
-        return len(self.items)
-
+from gateway.web.visit import People, Person, Visit, cut
 
 Page = Callable[[Visit], Awaitable[Response]]
 
@@ -314,7 +188,7 @@ class Portal:
         """All results, or those of one kind."""
         view = await results.listing(visit.chart)
         kind = visit.asked("kind") if visit.asked("kind") in dict(view.kinds) else ""
-        return self._render(visit, "portal/results.html", "F10", view=view, kind=kind, shown=_cut(visit, view.of_kind(kind), kind=kind))
+        return self._render(visit, "portal/results.html", "F10", view=view, kind=kind, shown=cut(visit, view.of_kind(kind), kind=kind))
 
     async def observation(self, visit: Visit) -> Response:
         """One result."""
@@ -370,7 +244,7 @@ class Portal:
     async def appointments(self, visit: Visit) -> Response:
         """Requests, coming and past."""
         view = await appointments.listing(visit.chart)
-        return self._render(visit, "portal/appointments.html", "F26", view=view, past=_cut(visit, view.past))
+        return self._render(visit, "portal/appointments.html", "F26", view=view, past=cut(visit, view.past))
 
     async def appointment(self, visit: Visit) -> Response:
         """One."""
@@ -435,7 +309,7 @@ class Portal:
     async def messages(self, visit: Visit) -> Response:
         """All threads."""
         view = await messages.listing(visit.chart)
-        return self._render(visit, "portal/messages.html", "F20", view=view, shown=_cut(visit, view.threads))
+        return self._render(visit, "portal/messages.html", "F20", view=view, shown=cut(visit, view.threads))
 
     async def thread(self, visit: Visit, errors: Mapping[str, str] | None = None, failure: Problem | None = None) -> Response:
         """One thread, with a form to answer."""
@@ -507,7 +381,7 @@ class Portal:
     async def bills(self, visit: Visit) -> Response:
         """All bills."""
         view = await bills.listing(visit.chart)
-        return self._render(visit, "portal/bills.html", "F36", view=view, shown=_cut(visit, view.bills))
+        return self._render(visit, "portal/bills.html", "F36", view=view, shown=cut(visit, view.bills))
 
     async def benefit(self, visit: Visit) -> Response:
         """What the plan decided."""
@@ -527,15 +401,4 @@ class Portal:
         others = visit.asked("who") == "others"
         view = view.of_others() if others else view
         rows = [(day.title, item) for day in view.days for item in day.accesses]
-        return self._render(visit, "portal/access.html", "F45", view=view, others=others, shown=_cut(visit, rows, who=visit.asked("who")))
-
-
-def _cut(visit: Visit, items: Sequence[Row], **keep: str) -> Shown:
-    """The first `show` items, and a link that shows one step more."""
-    asked = visit.asked("show")
-    count = min(int(asked), MOST) if asked.isascii() and asked.isdigit() and len(asked) < 6 else STEP
-    count = max(STEP, count)
-    if len(items) <= count:
-        return Shown(items, len(items))
-    query = urlencode({name: value for name, value in keep.items() if value} | {"show": str(count + STEP)})
-    return Shown(items[:count], len(items), f"{visit.request.url.path}?{query}#n{count + 1}", min(STEP, len(items) - count))
+        return self._render(visit, "portal/access.html", "F45", view=view, others=others, shown=cut(visit, rows, who=visit.asked("who")))

@@ -8,14 +8,12 @@ of the browser; every redirect is a 303, so no form is ever posted again to some
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from gateway.errors import FhirError
 from gateway.smart.server.accounts import Accounts, Locked, SignedIn, Wrong
@@ -27,13 +25,12 @@ from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.smart.server.sessions import Sessions, Visitor
 from gateway.smart.server.values import Caller, Lifetimes, Pairs
 from gateway.store.oauth_rows import ListedPatient, new_secret
+from gateway.web.forms import form_body
 from gateway.web.pages import Pages
 from gateway.web.people import HOME, ForgedForm, People, check, csrf_of, local_path
 from gateway.web.words import condition_words, grant_words, scope_words
 
-_FORM = "application/x-www-form-urlencoded"
-_CAP = 128 * 1024  # bytes of a form
-_DEADLINE = 10.0  # seconds for a form to arrive
+_CAP = 128 * 1024  # bytes of a form: an authorization request may be posted
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _SEE_OTHER = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
@@ -48,7 +45,6 @@ _REASONS = {
     "patient-not-listed": ("That record is not yours to share", "You may not open the record that was chosen. Nothing was shared."),
     "scope-not-offered": ("That cannot be shared", "The form asked for more than the app did. Nothing was shared."),
     "account-disabled": ("This account is closed", "Ask your clinic for help."),
-    "form-forged": ("That form is out of date", "Nothing was changed. Go back, load the page again, and send the form once more."),
     "ehr-unknown": ("There is no such page", "The address is not complete."),
     "method": ("There is no such page", "The address is not meant to be used like that."),
 }
@@ -98,8 +94,6 @@ def _route(sign: _Sign, endpoints: dict[str, Endpoint]) -> Endpoint:
                 return sign.page(Page("ehr-unknown", 404))
             endpoint = endpoints.get(request.method)
             return await endpoint(request) if endpoint else sign.page(Page("method", 405))
-        except ForgedForm:
-            return sign.page(Page("form-forged", 403))
         except FhirError as error:  # the store cannot be reached, or too many sign in at once
             response = sign.page(Page(error.reason, error.status))
             if error.retry_after is not None:
@@ -411,18 +405,10 @@ async def _form(request: Request) -> _Sent:
 
 
 async def _form_pairs(request: Request) -> Pairs | None:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
-        return None
-    body = b""
     try:
-        async with asyncio.timeout(_DEADLINE):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > _CAP:
-                    return None
-    except (TimeoutError, ClientDisconnect):
+        return parse_form(await form_body(request, cap=_CAP))
+    except FhirError:
         return None
-    return parse_form(body)
 
 
 async def _request_pairs(request: Request) -> Pairs | None:
