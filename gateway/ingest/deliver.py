@@ -29,7 +29,8 @@ from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.json import parse, serialize
 from gateway.fhir.tables import Tables
 from gateway.ingest import plan, trail
-from gateway.ingest.attempt import Attempt, Dead, Done, Later, Rejected, Result, Road, verdict
+from gateway.ingest.attempt import Attempt, Dead, Done, Later, Rejected, Result, verdict
+from gateway.ingest.hand import Road
 from gateway.ingest.pauses import Pauses
 from gateway.ingest.points import point
 from gateway.ingest.signals import Signals

@@ -81,8 +81,9 @@ class Posts:
         return identifier.there(own, asked.body, found) if own and found else None
 
     def guard(self, there: There | None) -> tuple[Param, ...]:
-        """The If-None-Exist: where nothing stands under the identifier. Else it would keep away a resource that only shares it."""
-        if there is None or there.ids or not self.offers.conditional_create.of(there.own.type):
+        """The If-None-Exist: where nothing stands under the identifier, or our own content alone. It would keep away what only shares it."""
+        taken = there is not None and there.ids not in ((), (there.same,))
+        if there is None or taken or not self.offers.conditional_create.of(there.own.type):
             return ()
         return there.own.params
 
