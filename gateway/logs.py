@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 _FRAMES = 12  # innermost frames of each exception
-_QUIET = ("uvicorn.error", "uvicorn.access", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "alembic", "aiosqlite")
+_QUIET = ("uvicorn", "uvicorn.error", "uvicorn.access", "httpx", "httpcore", "aiohttp", "asyncio", "sqlalchemy", "alembic", "aiosqlite")
 
 
 def configure(form: str) -> None:
@@ -45,7 +45,10 @@ def configure(form: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        library = logging.getLogger(name)
+        library.setLevel(logging.WARNING)
+        library.handlers.clear()  # whatever it set up for itself would print messages
+        library.propagate = True
 
 
 def without_messages(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:

@@ -43,6 +43,8 @@ def test_an_exception_is_its_type_and_its_places():
 
 def test_ours_and_those_of_libraries_hold_no_message(configured, capsys):
     """Whoever logs the exception, and in whichever way."""
+    logging.getLogger("uvicorn").propagate = False  # as uvicorn's own set-up leaves it
+    logging.getLogger("uvicorn").addHandler(logging.StreamHandler())
     configured("json")
     try:
         raise_chained()
