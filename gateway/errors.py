@@ -1,4 +1,4 @@
-"""Every error that the gateway raises on purpose.
+"""Every error that becomes an answer or stops a command.
 
 GatewayError
 ├── ConfigError               a setting is wrong; says where, and the fix
@@ -9,6 +9,7 @@ GatewayError
 │   ├── NotFound              404  absent, deleted or somebody else's: the same answer for all three
 │   ├── MethodNotAllowed      405  not offered here
 │   ├── NotAcceptable         406
+│   ├── RequestTimeout        408  it did not arrive in time
 │   ├── Conflict              409
 │   ├── PreconditionFailed    412
 │   ├── TooLarge              413
@@ -17,6 +18,7 @@ GatewayError
 │   ├── Throttled             429  the EHR asked for a pause
 │   ├── NotSupported          501  not offered yet
 │   ├── Unavailable           503  the gateway cannot do its own part now
+│   ├── DeliveryFailed        503  what was pushed waits for the operator (ingest.status)
 │   └── UpstreamFault         502  the EHR failed, lied or could not be reached
 │       └── UpstreamTimeout   504
 └── OAuthError                becomes the JSON of RFC 6749 section 5.2
@@ -114,6 +116,13 @@ class NotAcceptable(FhirError):
 
     status = 406
     code = "not-supported"
+
+
+class RequestTimeout(FhirError):
+    """The request did not arrive in time."""
+
+    status = 408
+    code = "timeout"
 
 
 class Conflict(FhirError):

@@ -8,20 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import BadRequest, FhirError, TooLarge, UnsupportedMedia
+from gateway.errors import BadRequest, RequestTimeout, TooLarge, UnsupportedMedia
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
-
-
-class RequestTimeout(FhirError):
-    """The request did not arrive in time."""
-
-    status = 408
-    code = "timeout"
 
 
 class ClientGone(Exception):

@@ -68,7 +68,7 @@ class EhrSettings:
         if not found:
             kind = "password" if self.auth == "basic" else "bearer"
             variable = f"GATEWAY_EHR_{env_name(self.name)}_{kind.upper()}"
-            raise ConfigError(f"auth = {self.auth} has no {kind}", where=f"ehr.{self.name}", fix=f"set {kind}parse.file or {variable}")
+            raise ConfigError(f"auth = {self.auth} has no {kind}", where=f"ehr.{self.name}", fix=f"set {kind}_file or {variable}")
         return found
 
 

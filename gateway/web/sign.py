@@ -90,7 +90,7 @@ def router(parts: SignPages) -> APIRouter:
 def _route(sign: _Sign, endpoints: dict[str, Endpoint]) -> Endpoint:
     async def answer(request: Request) -> Response:
         try:
-            if request.path_params.get("ehr", next(iter(sign.parts.ehrs), "")) not in sign.parts.ehrs:
+            if "ehr" in request.path_params and request.path_params["ehr"] not in sign.parts.ehrs:
                 return sign.page(Page("ehr-unknown", 404))
             endpoint = endpoints.get(request.method)
             return await endpoint(request) if endpoint else sign.page(Page("method", 405))

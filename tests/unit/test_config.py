@@ -114,6 +114,13 @@ def test_an_ehr_may_come_from_a_flag_or_from_variables(tmp_path):
     assert settings.ehr("st-marys").secret() == "s3cret"
 
 
+@pytest.mark.parametrize(("auth", "kind"), [("basic", "password"), ("bearer", "bearer")])
+def test_a_missing_secret_names_both_ways_to_give_it(tmp_path, auth: str, kind: str):
+    """By the setting's own names."""
+    wrong = refused(tmp_path, f'[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "{auth}"\nusername = "gateway"\n')
+    assert wrong.fix == f"set {kind}_file or GATEWAY_EHR_A_{kind.upper()}"
+
+
 def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path):
     """The value is nowhere in the list nor in the settings' own text."""
     (tmp_path / "pw").write_text("s3cret\n")
