@@ -37,6 +37,7 @@ class Shelf:
     takes: Offers = field(default_factory=offering)
     says: Offers | Exception | None = None
     searches: bool = True
+    bundles: list[bytes] = field(default_factory=list)
 
     def put(self, target: str, body: bytes | None) -> None:
         """Somebody else writes (None: deletes)."""
@@ -98,6 +99,7 @@ class Shelf:
         return EhrReply(200, {"etag": f'W/"{number}"'}, versions[number - 1] or b"")
 
     def _bundle(self, interaction: Interaction) -> Answer:
+        self.bundles.append(interaction.body)
         entries = json.loads(interaction.body)["entry"]
         for part, entry in zip(interaction.entries, entries, strict=True):
             self._check(part.target, entry["request"].get("ifMatch", ""))
