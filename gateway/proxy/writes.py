@@ -268,10 +268,14 @@ class Writer:
         id_ = asked.id or _id_of(reply)
         resource = parse_trusted(reply.body) if reply.body else None
         body = b""
-        if resource is not None and is_that(resource, replace(asked, id=id_)) and await self.reader.judge(resource, self.reader.constraint.match):
-            body = reply.body
-        elif resource is not None and resource.get("resourceType") != "OperationOutcome":
-            self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: the answer to a write is another resource")
+        if resource is not None and resource.get("resourceType") != "OperationOutcome":
+            if not is_that(resource, replace(asked, id=id_)):  # whether it wrote what it was given is not known: look first (FAULT-U26)
+                self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: the answer to a write is another resource")
+                raise OutcomeUnknown("write-other-resource")
+            if await self.reader.judge(resource, self.reader.constraint.match):
+                body = reply.body
+            else:
+                self.reader.events(self.reader.context.request_id, "ehr-lied", f"{asked.type}: what was written is not within the constraint")
         if not id_:
             raise Conflict("The record system took this but did not say where it is.", reason="location-missing")
         patients = tuple(sorted(self._whose({**one, "id": id_} for one in versions)))

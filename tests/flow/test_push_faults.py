@@ -70,6 +70,8 @@ def result(**more: Any) -> dict[str, Any]:
     return {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": "Patient/p1"}} | more
 
 
+OTHER = {"status": 200, "headers": {"Content-Type": "application/fhir+json"}, "body": json.dumps(result(id="other")).encode()}
+
 AMBIGUOUS = {
     "U7-reset-after": Fault(method="PUT", after=True, drop=True),
     "U4-500-after": Fault(method="PUT", after=True, status=500),
@@ -77,6 +79,8 @@ AMBIGUOUS = {
     "U13-truncated": Fault(method="PUT", after=True, status=200, body=b'{"resourceType":"Obs'),
     "U15-html-200": Fault(method="PUT", after=True, status=200, body=LOGIN_PAGE),
     "U18-redirect": Fault(method="PUT", after=True, status=302, headers={"Location": "http://127.0.0.1:9/"}),
+    "U26-other-resource-after": Fault(method="PUT", after=True, **OTHER),
+    "U26-other-resource-before": Fault(method="PUT", **OTHER),
     "U7-reset-before": Fault(method="PUT", drop=True),
     "U4-500-before": Fault(method="PUT", status=500),
 }
