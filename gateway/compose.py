@@ -255,8 +255,7 @@ class _Sources(Mapping[str, Source]):
     def __getitem__(self, name: str) -> Source:
         ehr = self._settings[name]
         zone = ZoneInfo(ehr.timezone) if ehr.timezone else None
-        known = self._ehrs[name].profile.client_ids
-        return Source(name, ehr.title, ehr.phone, zone, takes_ids=known if ehr.client_ids is None else ehr.client_ids)
+        return Source(name, ehr.title, ehr.phone, zone, takes_id=self._ehrs[name].offered.client_ids.of)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)

@@ -130,12 +130,13 @@ def _said(issue: Mapping[str, Any], kind: type[FhirError]) -> dict[str, Any]:
     return {**issue, "code": error.issue_code, "details": {**issue["details"], "text": error.message}} if kind.code != "invalid" else dict(issue)
 
 
-def from_upstream(body: bytes, status: int, *, base: str = "") -> Translated:
-    """Translate what an EHR answered with `status`; the body may be anything. Codings of systems at the EHR's own `base` are left out."""
+def from_upstream(body: bytes, status: int, *, bases: tuple[str, ...] = ()) -> Translated:
+    """Translate what an EHR answered with `status`; the body may be anything. Codings of systems at the EHR's own `bases` are left out."""
     found = _read(body)
     if found is None:
         return Translated(status, hidden=body[:MAX_HIDDEN].decode("utf-8", "replace"))
-    issues = tuple(_shown(issue, urlsplit(base).netloc.lower()) for issue in found[:MAX_ISSUES])
+    hosts = tuple(host for base in bases if (host := urlsplit(base).netloc.lower()))
+    issues = tuple(_shown(issue, hosts) for issue in found[:MAX_ISSUES])
     # An error without an issue that says so would read as a success with remarks.
     if issues and not any(issue["severity"] in ("error", "fatal") for issue in issues):
         issues = ({**issues[0], "severity": "error"}, *issues[1:])
@@ -198,11 +199,11 @@ def _read(body: bytes) -> list[dict[str, Any]] | None:
     return [cast("dict[str, Any]", item) for item in cast("list[Any]", issues) if isinstance(item, dict)] if isinstance(issues, list) else []
 
 
-def _shown(issue: Mapping[str, Any], host: str) -> dict[str, Any]:
+def _shown(issue: Mapping[str, Any], hosts: tuple[str, ...]) -> dict[str, Any]:
     severity, code = issue.get("severity"), issue.get("code")
     code = code if isinstance(code, str) and code in SENTENCES else "processing"
     details: dict[str, Any] = {"text": SENTENCES[code]}
-    if codings := list(_codings(issue.get("details"), host)):
+    if codings := list(_codings(issue.get("details"), hosts)):
         details = {"coding": codings, **details}
     shown: dict[str, Any] = {
         "severity": severity if isinstance(severity, str) and severity in SEVERITIES else "error",
@@ -215,7 +216,7 @@ def _shown(issue: Mapping[str, Any], host: str) -> dict[str, Any]:
     return shown
 
 
-def _codings(details: Any, host: str) -> Iterator[dict[str, Any]]:
+def _codings(details: Any, hosts: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     listed = cast("dict[str, Any]", details).get("coding") if isinstance(details, dict) else None
     for coding in cast("list[Any]", listed)[:MAX_ISSUES] if isinstance(listed, list) else []:
         members = cast("dict[str, Any]", coding) if isinstance(coding, dict) else {}
@@ -223,7 +224,7 @@ def _codings(details: Any, host: str) -> Iterator[dict[str, Any]]:
             name: text for name in ("system", "version", "code", "display") if isinstance(text := members.get(name), str) and 0 < len(text) <= 200
         }
         system = kept.get("system", "").lower()
-        if not _TOKEN.fullmatch(kept.get("code", "")) or any(name in system for name in _SOFTWARE) or (host and host in system):
+        if not _TOKEN.fullmatch(kept.get("code", "")) or any(name in system for name in (*_SOFTWARE, *hosts)):
             continue
         if not system.startswith(_PUBLISHED):  # else its display is the EHR's own words
             kept.pop("display", None)

@@ -55,13 +55,13 @@ class Responded:
     hidden: str = ""
 
 
-def shown(data: bytes, *, base: str = "") -> Responded:
-    """Raises UpstreamFault when it is no response Bundle with a status for each entry. `base` is the EHR's, whose codings are left out."""
+def shown(data: bytes, *, bases: tuple[str, ...] = ()) -> Responded:
+    """Raises UpstreamFault when it is no response Bundle with a status for each entry. `bases` are the EHR's, whose codings are left out."""
     try:
         bundle = _decode(without_bom(data))
         if bundle.resourceType != "Bundle" or bundle.type not in _KINDS:
             raise UpstreamFault(reason="ehr-no-response-bundle", code="structure")
-        made = [_entry(entry, base) for entry in bundle.entry]
+        made = [_entry(entry, bases) for entry in bundle.entry]
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is a status that is no number
         raise UpstreamFault(reason="ehr-no-response-bundle", code="structure") from error
     entries = b",".join(entry for entry, _, _ in made)
@@ -71,7 +71,7 @@ def shown(data: bytes, *, base: str = "") -> Responded:
     return Responded(body, tuple(status for _, status, _ in made), hidden)
 
 
-def _entry(entry: _Entry, base: str) -> tuple[bytes, int, str]:
+def _entry(entry: _Entry, bases: tuple[str, ...]) -> tuple[bytes, int, str]:
     response = entry.response
     status = int(response.status[:3])
     told: dict[str, Any] = {"status": str(status)}
@@ -83,7 +83,7 @@ def _entry(entry: _Entry, base: str) -> tuple[bytes, int, str]:
         resource, said = b"", said or resource
     hidden = ""
     if said:
-        translated = outcome.from_upstream(said, status, base=base)
+        translated = outcome.from_upstream(said, status, bases=bases)
         hidden = translated.hidden
         if status >= 400 and translated.issues:
             told["outcome"] = {"resourceType": "OperationOutcome", "issue": list(translated.issues)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -64,6 +64,17 @@ def hits(raw: bytes, base: str) -> Iterator[Hit]:
         yield from _judged(raw, found)
         return
     yield from (hit for member, hit in simple if member in (b"reference", b"fullUrl"))
+
+
+def replace(raw: bytes, bases: Iterable[str], new: bytes) -> bytes:
+    """Put `new` in the place of each of these bases, at once: what is put there is not looked at again. Of two that begin alike the longer counts."""
+    found = {hit.start: hit for base in sorted(bases, key=len) for hit in hits(raw, base)}
+    parts: list[bytes] = []
+    at = 0
+    for start in sorted(found):
+        parts += (raw[at:start], new)
+        at = found[start].end
+    return raw if not parts else b"".join((*parts, raw[at:]))
 
 
 def edit(raw: bytes, base: str, change: Callable[[Hit], tuple[int, bytes] | None]) -> bytes:

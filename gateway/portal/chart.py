@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
@@ -54,7 +54,8 @@ class Source:
     name: str
     phone: str = ""
     zone: tzinfo | None = None
-    takes_ids: bool = False  # the EHR lets clients choose ids: then a form's thing has one id, and two at once are still one
+    # Whether the EHR takes ids of clients for a type: then a form's thing has one id, and two at once are still one.
+    takes_id: Callable[[str], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,7 @@ class Chart:
         _check(resource)
         resource_type = text(resource, "resourceType")
         condition = token("identifier", *identifier)
-        if self.source.takes_ids:
+        if self.source.takes_id(resource_type):
             body = serialize({**resource, "id": identifier[1]})
             with suppress(MethodNotAllowed):  # it was thought to take ids of clients, and says that it does not (R4 http.html 3.1.0.4.2)
                 return await self._created(Interaction(Kind.CREATE, resource_type, identifier[1], body=body), condition)

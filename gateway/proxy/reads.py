@@ -225,7 +225,7 @@ def _http_date(instant: Any) -> str:
 
 def refusal(reply: EhrReply, ehr: Ehr, context: RequestContext, events: Events) -> FhirError:
     """The EHR's refusal as an error of ours: its codes and places, a sentence of ours; its own words go to the event log."""
-    translated = outcome.from_upstream(reply.body, reply.status, base=ehr.base_url)
+    translated = outcome.from_upstream(reply.body, reply.status, bases=(ehr.base_url, *ehr.aliases))
     if translated.hidden:
         events(context.request_id, "ehr-diagnostics", translated.hidden)
     return translated.error(retry_after=reply.headers.get("retry-after", ""))

@@ -34,7 +34,7 @@ class View:
 
     def rewrite(self, raw: bytes) -> bytes:
         """A resource with the EHR's own addresses replaced by ours, where they are references."""
-        return outbound(raw, self.ehr.base_url, self.base)
+        return outbound(raw, self.ehr.base_url, self.base, self.ehr.aliases)
 
 
 def read(view: View, principal: Principal, asked: Interaction, fetched: Fetched, *, cached: bool) -> Answer:
@@ -95,5 +95,5 @@ def written(view: View, asked: Interaction, done: Written, *, may_read: bool) ->
 
 def bundle(view: View, reply: EhrReply) -> tuple[Answer, str]:
     """The answer to a transaction or batch of a system; and the EHR's own words in it, for the event log."""
-    found = shown(reply.body, base=view.ehr.base_url)
+    found = shown(reply.body, bases=(view.ehr.base_url, *view.ehr.aliases))
     return Answer(200, view.rewrite(found.body)), found.hidden

@@ -565,7 +565,7 @@ BASES = ("http://double.test/fhir", "https://ehr.example/r4")
 async def test_an_ehr_is_known_by_its_other_addresses(double):
     """Exactly those: scheme, host, port and path."""
     ehr = auto(double, platform="generic", aliases=("https://ehr.example/r4", "http://double.test/fhir/inner"))
-    assert ehr.bases == ("http://double.test/fhir/inner", "http://double.test/fhir", "https://ehr.example/r4")
+    assert (ehr.base_url, ehr.aliases) == ("http://double.test/fhir", ("https://ehr.example/r4", "http://double.test/fhir/inner"))
     known = {
         "http://double.test/fhir/Patient/a": "Patient/a",
         "https://ehr.example/r4/Patient/a": "Patient/a",

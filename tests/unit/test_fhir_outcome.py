@@ -111,7 +111,7 @@ def test_codings_that_name_the_software_or_the_host_are_left_out() -> None:
     body = json.dumps(
         {"resourceType": "OperationOutcome", "issue": [{"severity": "error", "code": "invalid", "details": {"coding": codings}}]}
     ).encode()
-    shown = from_upstream(body, 400, base="http://10.0.0.7:8080/fhir").issues[0]["details"]["coding"]
+    shown = from_upstream(body, 400, bases=("http://other:1/fhir", "http://10.0.0.7:8080/fhir")).issues[0]["details"]["coding"]
     assert shown == [{"system": "urn:oid:1.2.3", "code": "b"}]
 
 

@@ -103,6 +103,19 @@ def test_trailing_slashes_of_bases_do_not_matter() -> None:
     assert outbound(raw, UP + "/", OURS + "/") == outbound(raw, UP, OURS)
 
 
+ALIASES = ("https://ehr.example/r4", "http://up:8080/fhir/inner", "https://gw.example/fhir")
+
+
+def test_an_ehr_behind_a_proxy_is_known_by_its_other_addresses_too() -> None:
+    """All at once: of two that begin alike the longer one is meant, and what was put there is not looked at again."""
+    refs = (f"{UP}/Patient/1", "https://ehr.example/r4/Patient/2", f"{UP}/inner/Patient/3", "https://gw.example/fhir/Patient/4")
+    raw = json.dumps({"entry": [{"reference": ref} for ref in (*refs, "https://ehr.example/r4x/Patient/5")], "value": refs[1]}).encode()
+    told = json.loads(outbound(raw, UP, OURS, ALIASES))
+    assert [one["reference"] for one in told["entry"]] == [*(f"{OURS}/Patient/{n}" for n in range(1, 5)), "https://ehr.example/r4x/Patient/5"]
+    assert told["value"] == refs[1]
+    assert outbound(b'{"a":1}', UP, OURS, ALIASES) == b'{"a":1}'
+
+
 # Inbound
 
 

@@ -45,9 +45,9 @@ class AutoEhr:
         return self._ehr.base_url
 
     @property
-    def bases(self) -> tuple[str, ...]:
-        """`base_url` and the other addresses by which it names itself, longest first."""
-        return self._ehr.bases
+    def aliases(self) -> tuple[str, ...]:
+        """Other base URLs by which it names itself."""
+        return self._ehr.aliases
 
     @property
     def profile(self) -> Profile:

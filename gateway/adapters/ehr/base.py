@@ -93,8 +93,8 @@ class Ehr(Protocol):
         ...
 
     @property
-    def bases(self) -> tuple[str, ...]:
-        """`base_url` and the other addresses by which this EHR names itself, longest first, without trailing slashes."""
+    def aliases(self) -> tuple[str, ...]:
+        """Other base URLs by which this EHR names itself, without trailing slashes."""
         ...
 
     async def send(self, call: EhrCall) -> EhrReply:
@@ -109,7 +109,7 @@ class Ehr(Protocol):
         ...
 
     def relative(self, url: str) -> str | None:
-        """The part after the base when `url` lies below one of `bases` (scheme, host, port and path prefix equal), else None."""
+        """The part after the base when `url` lies below `base_url` or an alias (scheme, host, port and path prefix equal), else None."""
         ...
 
     async def close(self) -> None:

@@ -89,9 +89,9 @@ class GenericEhr:
         return self._link.address.text
 
     @property
-    def bases(self) -> tuple[str, ...]:
-        """`base_url` and the other addresses by which it names itself, longest first."""
-        return tuple(one.text for one in self._names)
+    def aliases(self) -> tuple[str, ...]:
+        """Other base URLs by which it names itself."""
+        return tuple(one.text for one in self._link.aliases)
 
     def relative(self, url: str) -> str | None:
         """The part of `url` after the base, or None."""
