@@ -82,12 +82,6 @@ async def client(connection: AsyncConnection, client_id: str) -> Client | None:
     return await _one(connection, Client, t.client, client_id, "id")
 
 
-async def clients(connection: AsyncConnection) -> tuple[Client, ...]:
-    """All of them, by id."""
-    rows = (await connection.execute(select(t.client).order_by(t.client.c.id))).all()
-    return tuple(found for row in rows if (found := _value(Client, row)) is not None)
-
-
 async def put_client(connection: AsyncConnection, value: Client, origins: frozenset[str]) -> None:
     """Add a client, or replace the one with that id."""
     values = _plain(value)
