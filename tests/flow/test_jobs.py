@@ -184,6 +184,7 @@ def test_what_she_sends_is_in_the_ehr_once(at: Scene, ann: Visitor, name: str):
     assert len({page.url.path for page in pages}) == 1
     made = [one for one in at.upstream.all(form.kind, at.record.a) if one["id"] not in before]
     assert len(made) == form.makes
+    assert all(re.fullmatch("[0-9a-f]{32}", one["id"]) for one in made), "the id is that of the form: If-None-Exist is a lock nowhere"
     form.check(at, made, word)
     for process in (0, 1):
         shown = text_of(ann.get(f"/portal/{filled(form.where)}", at=process).text)
