@@ -299,8 +299,8 @@ class Chart:
 
 def _check(resource: Resource) -> None:
     """Against the R4B model, on a copy: the bytes that go out are never the model's. What fails here is a fault of ours or of the stored data."""
-    if wrong := validate(resource):
-        raise Unprocessable(reason=f"own-resource-invalid: {wrong}")
+    if validate(resource):
+        raise Unprocessable(reason="own-resource-invalid")
 
 
 def _object(body: bytes) -> Resource:
