@@ -35,10 +35,15 @@ class _Link(msgspec.Struct, array_like=True):
     expires: float
 
 
+def _bound_to(principal: Principal) -> str:
+    """The caller and her scopes: a link made under wide scopes counts what narrower ones may not see."""
+    return f"{principal.subject} {' '.join(sorted(str(scope) for scope in principal.scopes))}"
+
+
 def make(seal: Seal, principal: Principal, interaction: Interaction, link: str) -> str:
     """The value of `_page` for the caller's next link."""
     value = _Link(
-        principal.subject,
+        _bound_to(principal),
         interaction.type,
         [(p.name, p.modifier, p.value) for p in interaction.params],
         link,
@@ -59,6 +64,6 @@ def resume(seal: Seal, principal: Principal, interaction: Interaction) -> tuple[
         value = msgspec.msgpack.decode(seal.open(sealed, b"page"), type=_Link)
     except ValueError as error:  # binascii.Error, SealBroken and msgspec's errors are ValueErrors
         raise BadRequest("That page link is not one of ours. Start the search again.", reason="page-unknown") from error
-    if value.subject != principal.subject or value.type != interaction.type or value.expires < time.time():
+    if value.subject != _bound_to(principal) or value.type != interaction.type or value.expires < time.time():
         raise NotFound("That page is gone. Start the search again.", reason="page-gone")
     return Interaction(Kind.SEARCH, value.type, params=tuple(Param(*parts) for parts in value.params)), value.page

@@ -13,7 +13,7 @@ from typing import Any, cast
 from gateway.adapters.ehr.base import EhrCall, EhrReply, OutcomeUnknown
 from gateway.cache import keys
 from gateway.cache.cache import Cache, NoCache
-from gateway.errors import Conflict, FhirError, Forbidden, NotFound, PreconditionFailed, Unprocessable
+from gateway.errors import Conflict, FhirError, Forbidden, NotFound, NotSupported, PreconditionFailed, Unprocessable
 from gateway.fhir.bundle import open_searchset
 from gateway.fhir.compartment import patients_of
 from gateway.fhir.interaction import Interaction, Kind, Param
@@ -104,6 +104,8 @@ class Writer:
             reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=guard))
         if asked.conditions.guard and reply.status == 200:  # nothing was made: another one has that identifier since the worker looked
             raise PreconditionFailed(reason="made-since")
+        if not condition and reply.status == 200 and not reply.headers.get("location"):  # no answer to a create: what was done is not known
+            raise OutcomeUnknown("location-missing")
         return await self._written(asked, reply, resource)
 
     async def _create_with_id(self, asked: Interaction) -> Written:
@@ -141,6 +143,8 @@ class Writer:
         stored = await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
         if not _same_version(asked.conditions.if_match, stored.etag) or asked.conditions.if_none_match:
             raise PreconditionFailed(reason="version-changed")
+        if not stored.etag:  # without a version nobody could tell whether it changed since it was judged
+            raise NotSupported("The record system keeps no versions, so nothing can be changed here.", reason="ehr-unversioned")
         before = parse_trusted(stored.body)
         result = await self._judged(asked, before)
         call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=stored.etag)

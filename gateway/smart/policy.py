@@ -37,7 +37,6 @@ _NOT_OFFERED = {
 }
 # What any search may carry. Everything else must be a search parameter of the type in our table.
 RESULT_PARAMETERS = frozenset({"_count", "_sort", "_total", "_include", "_revinclude"})
-COMMON_PARAMETERS = frozenset({"_id", "_lastUpdated"})
 _MODIFIERS = {
     "token": frozenset({"", "not", "missing"}),
     "string": frozenset({"", "exact", "contains", "missing"}),
@@ -65,6 +64,8 @@ def decide(principal: Principal, interaction: Interaction, *, tables: Tables, ru
     row = tables.compartment.get(interaction.type)
     if row is None or row.kind == "denied":
         return Deny(403, "forbidden", "type-not-offered", f"{interaction.type} is not offered.")
+    if row.kind == "gateway" and interaction.kind in (Kind.READ, Kind.VREAD):  # the EHR's own does not stand in for ours
+        return Deny(501, "not-supported", "interaction-not-offered", f"{interaction.type} is searched by patient here.")
     allowed = _allowed(principal, interaction.type, letter, tables, rules)
     if allowed is None:
         return Deny(403, "forbidden", "scope-missing", f"The token has no scope that allows {interaction.kind} on {interaction.type}.")
@@ -94,8 +95,15 @@ def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tab
             continue  # patient/ without a patient in context grants nothing (HL7@164)
         if any(not tables.can_evaluate(resource_type, name) for name, _ in scope.query):
             continue  # a condition that we cannot judge ourselves is never dropped: the scope counts for nothing here
+        if scope.query and _is_gateway_s_own(resource_type, tables):
+            continue  # nor where nobody looks at it: the record of accesses is searched by patient only
         found.append(Reach(patients, scope.query))
     return tuple(dict.fromkeys(found))
+
+
+def _is_gateway_s_own(resource_type: str, tables: Tables) -> bool:
+    row = tables.compartment.get(resource_type)
+    return row is not None and row.kind == "gateway"
 
 
 def _patients(principal: Principal, scope: Scope, rules: AccessRules) -> frozenset[str] | None:

@@ -424,6 +424,23 @@ def _b(hapi_url: str, two: Two) -> dict[str, str]:
     return {id_: httpx.get(f"{hapi_url}/{type_}/{id_}").json()["meta"]["versionId"] for type_, id_ in names}
 
 
+async def test_a_joint_appointment_is_cancelled_by_one(scene: Scene, hapi_url: str):
+    """What the stored resource named already may stay: the other participant and the slot; a person added may not (ATK-F25)."""
+    t = scene.two.tag
+    prac, slot = {"reference": f"Practitioner/{scene.two.id('prac')}"}, {"reference": f"Slot/slot-{t}"}
+    people = [{"actor": {"reference": f"Patient/{one}"}, "status": "accepted"} for one in (scene.two.a, scene.two.b)]
+    visit = {"resourceType": "Appointment", "id": f"visit-{t}", "status": "booked", "participant": people, "slot": [slot]}
+    visit |= {"start": "2030-01-01T09:00:00Z", "end": "2030-01-01T09:30:00Z"}
+    schedule = {"resourceType": "Schedule", "id": f"schedule-{t}", "actor": [prac]}
+    free = {"resourceType": "Slot", "id": f"slot-{t}", "schedule": {"reference": f"Schedule/schedule-{t}"}, "status": "busy"}
+    load(hapi_url, [schedule, free | {"start": visit["start"], "end": visit["end"]}, visit])
+    stored = (await scene.get(f"Appointment/visit-{t}")).json()
+    guest = stored | {"status": "cancelled", "participant": [*stored["participant"], {"actor": {"reference": "Patient/else"}, "status": "accepted"}]}
+    assert (await scene.send("PUT", f"Appointment/visit-{t}", guest)).status_code in (403, 422)
+    done = await scene.send("PUT", f"Appointment/visit-{t}", stored | {"status": "cancelled"})
+    assert (done.status_code, done.json()["status"]) == (200, "cancelled")
+
+
 async def test_absent_and_foreign_targets_of_a_write_are_the_same(scene: Scene):
     """ATK-F12: PUT of an absent or foreign id, and a reference to either, answer alike."""
     foreign = await scene.send("PUT", f"Communication/{scene.two.id('com-b')}", communication(scene.two, id=scene.two.id("com-b")))
@@ -460,7 +477,8 @@ async def test_page_links_are_bound_to_their_caller(scene: Scene):
     link = next(one["url"] for one in first.json()["link"] if one["relation"] == "next").removeprefix(scene.gateway.base + "/")
     stranger = await scene.gateway.token(ALL, patient=scene.two.b)
     other_app = await scene.gateway.token(ALL, patient=scene.two.a)
-    for token in (stranger, other_app):
+    narrower = await scene.gateway.token("patient/Observation.s", patient=scene.two.a)
+    for token in (stranger, other_app, narrower):
         assert (await scene.gateway.fhir(token, "GET", link)).status_code == 404
     assert (await scene.get(link[:-3] + "AAA")).status_code in (400, 404)
     assert (await scene.get(link.replace("Observation", "Condition"))).status_code == 404
@@ -534,6 +552,7 @@ NOT_OFFERED = [
     ("POST", ""),
     ("GET", ""),
     ("TRACE", "Patient/{a}"),
+    ("GET", "AuditEvent/x"),
 ]
 
 
