@@ -27,14 +27,16 @@ _NEVER = frozenset({"_content", "_filter", "_has", "_list", "_query", "_security
 Json = Mapping[str, Any]
 
 
-def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
+def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str, str], transactions: bool | None = None) -> dict[str, Any]:
     """The gateway's statement, as plain JSON values.
 
     `statement` is the EHR's, parsed; `base` the gateway's FHIR base for this EHR; `endpoints` maps authorize, token, introspect, revoke
-    (and register, manage) to absolute URLs. Raises UpstreamFault when the EHR's is none, or not of R4.
+    (and register, manage) to absolute URLs. `transactions` says whether the EHR takes them, where more is known than its statement says.
+    Raises UpstreamFault when the EHR's is none, or not of R4.
     """
     given = _statement(statement)
     rest = next((row for row in _objects(given.get("rest")) if row.get("mode") == "server"), _object(None))
+    transactions = "transaction" in _codes(rest.get("interaction")) if transactions is None else transactions
     made: dict[str, Any] = {
         "resourceType": "CapabilityStatement",
         "status": "active",
@@ -44,7 +46,7 @@ def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str,
         "implementation": {"description": f"{SOFTWARE}: SMART on FHIR in front of a health record system", "url": base},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
-        "rest": [_rest(rest, tables, _host(given), endpoints)],
+        "rest": [_rest(rest, tables, _host(given), endpoints, transactions=transactions)],
     }
     if instantiates := _published(given.get("instantiates"), _host(given)):
         made["instantiates"] = instantiates
@@ -66,9 +68,9 @@ def _host(given: Json) -> str:
     return _netloc(url) if isinstance(url, str) else ""
 
 
-def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str]) -> dict[str, Any]:
+def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str], *, transactions: bool) -> dict[str, Any]:
     made: dict[str, Any] = {"mode": "server", "security": security(endpoints), "resource": list(_resources(rest, tables, host))}
-    if "transaction" in _codes(rest.get("interaction")):
+    if transactions:
         # Servers that take a transaction take a batch, whether they list it or not (seen: HAPI 8.8).
         made["interaction"] = [{"code": code, "documentation": "For registered systems only."} for code in ("transaction", "batch")]
     return made

@@ -34,7 +34,7 @@ from gateway.ingest.hand import Road
 from gateway.ingest.pauses import Pauses
 from gateway.ingest.points import point
 from gateway.ingest.signals import Signals
-from gateway.ingest.stored import StoredAnswer, Vault, bundle
+from gateway.ingest.stored import StoredAnswer, Vault, bundle, place
 from gateway.proxy.answer import RequestContext
 from gateway.seal import SealBroken, Seals
 from gateway.smart.principal import Principal
@@ -293,7 +293,7 @@ class Worker:
 
         async def store(connection: AsyncConnection) -> None:
             await inbox.finish(connection, message, state, at=now(), answer=sealed, error=error, block=self._policy.block)
-            await self._parts.audit.record_in(connection, trail.moved(message, state, status=status, reason=error))
+            await self._parts.audit.record_in(connection, trail.moved(message, state, status=status, reason=error, place=place(answer)))
 
         await self._group.write(store)
         self._parts.signals.finished(message.id)

@@ -44,6 +44,12 @@ class StoredAnswer(msgspec.Struct, array_like=True, frozen=True):
         return next((value for key, value in self.headers if key.lower() == name.lower()), "")
 
 
+def place(answer: StoredAnswer | None) -> str:
+    """`Type/id` of its Location, or ""."""
+    parts = answer.header("Location").partition("/_history/")[0].split("/") if answer else []
+    return "/".join(parts[-2:]) if len(parts) > 1 else ""
+
+
 class Vault:
     """Packs and seals for one row each: what was sealed for one message does not open for another."""
 

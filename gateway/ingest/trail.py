@@ -90,8 +90,8 @@ def refused(principal: Principal, interaction: Interaction, context: RequestCont
     )
 
 
-def moved(message: Message, state: str, *, status: int, reason: str = "") -> AuditRecord:
-    """A message changed its state."""
+def moved(message: Message, state: str, *, status: int, reason: str = "", place: str = "") -> AuditRecord:
+    """A message changed its state. `place` is the `Type/id` where it is now, if it is known."""
     return AuditRecord(
         id=uuid.uuid4().hex,
         recorded=datetime.now(UTC),
@@ -105,7 +105,7 @@ def moved(message: Message, state: str, *, status: int, reason: str = "") -> Aud
         client_id=message.client_id,
         client_name=message.client_name,
         type=message.type,
-        target=f"{message.type}/{message.target}" if message.target else "",
+        target=place or (f"{message.type}/{message.target}" if message.target else ""),
         message_id=message.id,
         detail=f"attempt {message.attempts}",
     )

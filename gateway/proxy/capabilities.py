@@ -46,5 +46,6 @@ class Capabilities:
             self._tables,
             base=f"{self._public_url}/fhir/{ehr.name}",
             endpoints=self._endpoints[ehr.name],
+            transactions=(await ehr.offers()).transactions,
         )
         return json.dumps(statement).encode()

@@ -81,6 +81,9 @@ async def test_a_result_arrives_as_it_was_sent_under_an_id_of_the_ehr(world):
     assert [one.body for one in world.double.requests if one.method == "POST"] == [raw]
     assert world.double.requests[-1].headers["if-none-exist"] == "identifier=urn%3Alab%7C1"
     assert b'"value":1.10,' in world.double.raw(target)
+    async with world.database.read() as connection:
+        rows = await connection.exec_driver_sql("SELECT action, target FROM audit WHERE message_id != '' ORDER BY recorded")
+        assert {row[0]: row[1] for row in rows} == {"push": "", "create": target, "push-done": target}
 
 
 @pytest.mark.parametrize("identified", [True, False])

@@ -71,8 +71,8 @@ STATEMENT = {
 }
 
 
-def made(statement=STATEMENT):
-    return reduce(statement, tables(), base=BASE, endpoints=ENDPOINTS)
+def made(statement=STATEMENT, **more):
+    return reduce(statement, tables(), base=BASE, endpoints=ENDPOINTS, **more)
 
 
 def test_the_statement_is_valid_and_complete() -> None:
@@ -117,6 +117,14 @@ def test_only_what_the_policy_takes_is_listed() -> None:
 def test_bundles_are_offered_when_the_ehr_takes_them() -> None:
     """Absence of batch says nothing (seen: HAPI lists only transaction, and batch works)."""
     assert [row["code"] for row in made()["rest"][0]["interaction"]] == ["transaction", "batch"]
+
+
+def test_transactions_are_listed_where_they_are_taken() -> None:
+    """What is known of the EHR counts more than its statement: nothing is listed that does not work."""
+    assert "interaction" not in made(transactions=False)["rest"][0]
+    without = {**STATEMENT, "rest": [{**STATEMENT["rest"][0], "interaction": []}]}
+    assert "interaction" not in made(without)["rest"][0]
+    assert [row["code"] for row in made(without, transactions=True)["rest"][0]["interaction"]] == ["transaction", "batch"]
     assert "interaction" not in made({**STATEMENT, "rest": [{"mode": "server"}]})["rest"][0]
 
 
