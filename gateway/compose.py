@@ -58,6 +58,7 @@ from gateway.store import schema
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
+from gateway.store.turns import StoredTurns
 from gateway.web import portal, sign
 from gateway.web.pages import Pages
 from gateway.web.people import People
@@ -233,7 +234,7 @@ def gateway(settings: Settings) -> Gateway:
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
         sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address, grants)),
-        portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address),
+        portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
     edge = Edge(
         public_url=settings.public_url,

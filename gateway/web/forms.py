@@ -6,18 +6,21 @@ import asyncio
 import hashlib
 import hmac
 import re
+import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 from urllib.parse import parse_qsl
 from weakref import WeakValueDictionary
 
 from starlette.requests import ClientDisconnect, Request
 
-from gateway.errors import BadRequest, TooLarge, UnsupportedMedia
+from gateway.errors import BadRequest, TooLarge, Unavailable, UnsupportedMedia
 
 CAP = 64 * 1024
 DEADLINE = 10.0
+_PAUSE = 0.05
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -64,17 +67,48 @@ def record_token(csrf: str, patient: str) -> str:
     return hmac.new(csrf.encode(), patient.encode(), hashlib.sha256).hexdigest()[:32]
 
 
-class Turns:
-    """Two sends of one form at the same time go one after the other; the second finds what the first made."""
+class Claims(Protocol):
+    """Who has the turn, among all processes."""
 
-    def __init__(self) -> None:
+    async def take(self, key: str, holder: str) -> bool:
+        """False while somebody else has it."""
+        ...
+
+    async def leave(self, key: str, holder: str) -> None:
+        """Let the next one go."""
+        ...
+
+
+class Turns:
+    """Two sends of one form at the same time go one after the other; the second finds what the first made.
+
+    `claims` does the same among processes. A turn that does not come within `patience` seconds is taken anyway: each write looks first.
+    """
+
+    def __init__(self, claims: Claims | None = None, *, patience: float = 15.0) -> None:
+        self._claims, self._patience = claims, patience
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncGenerator[None]:
-        """Wait for one's turn."""
+        """Wait for one's turn. Raises Unavailable when the store cannot say whose it is."""
         lock = self._locks.get(key)
         if lock is None:
             lock = self._locks[key] = asyncio.Lock()
-        async with lock:
+        async with lock, self._claimed(hashlib.sha256(key.encode()).hexdigest()):
             yield
+
+    @asynccontextmanager
+    async def _claimed(self, key: str) -> AsyncGenerator[None]:
+        if self._claims is None:
+            yield
+            return
+        holder = uuid.uuid4().hex
+        deadline = time.monotonic() + self._patience
+        while not await self._claims.take(key, holder) and time.monotonic() < deadline:  # noqa: ASYNC110  # who has it may be another process
+            await asyncio.sleep(_PAUSE)
+        try:
+            yield
+        finally:
+            with suppress(Unavailable):  # it ends by itself; what was done is done
+                await self._claims.leave(key, holder)

@@ -21,7 +21,7 @@ from gateway.portal import access_log, appointments, bills, conditions, medicine
 from gateway.portal.chart import Chart, Handler, Source
 from gateway.portal.features import feature, portal_principal, sections
 from gateway.proxy.answer import RequestContext
-from gateway.web.forms import Turns, key_of, read_form
+from gateway.web.forms import Claims, Turns, key_of, read_form
 from gateway.web.home import home
 from gateway.web.pages import Pages
 from gateway.web.problems import Problem, problem_of
@@ -38,9 +38,13 @@ def router(
     sources: Mapping[str, Source],
     address: Callable[[Request], str] = lambda _: "",
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    claims: Claims | None = None,
 ) -> APIRouter:
-    """Routes /portal/... . `sources`: each EHR by its name in the configuration. `address`: the caller's, as the edge knows it."""
-    portal = Portal(pages, people, pipeline, sources, address, now)
+    """Routes /portal/... . `sources`: each EHR by its name in the configuration. `address`: the caller's, as the edge knows it.
+
+    `claims`: whose turn it is with a form, where several processes serve.
+    """
+    portal = Portal(pages, people, pipeline, sources, address, now, Turns(claims))
     routes = APIRouter(include_in_schema=False)
     for path, get, post in portal.table():
         routes.add_route(path, portal.page(get), methods=["GET"])
@@ -67,6 +71,7 @@ class Portal:
         sources: Mapping[str, Source],
         address: Callable[[Request], str],
         now: Callable[[], datetime],
+        turns: Turns,
     ) -> None:
         self._pages = pages
         self._people = people
@@ -74,7 +79,7 @@ class Portal:
         self._sources = sources
         self._address = address
         self._now = now
-        self._turns = Turns()
+        self._turns = turns
 
     def table(self) -> tuple[tuple[str, Page, Page | None], ...]:
         """Path, page, and what its form does."""

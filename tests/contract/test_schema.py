@@ -82,7 +82,7 @@ def _with_one_more(tmp_path: Path) -> Path:
         if path.suffix in {".py", ".mako"}:
             (folder / path.relative_to(schema.SCRIPTS)).write_text(path.read_text())
     (folder / "versions" / "9999_more.py").write_text(
-        "from alembic import op\nimport sqlalchemy as sa\nrevision = '9999'\ndown_revision = '0001'\n"
+        "from alembic import op\nimport sqlalchemy as sa\nrevision = '9999'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.create_table('one_more', sa.Column('id', sa.Integer(), primary_key=True))\n"
     )
     return folder

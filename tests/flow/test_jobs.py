@@ -185,6 +185,7 @@ def test_what_she_sends_is_in_the_ehr_once(at: Scene, ann: Visitor, name: str):
     made = [one for one in at.upstream.all(form.kind, at.record.a) if one["id"] not in before]
     assert len(made) == form.makes
     assert all(re.fullmatch("[0-9a-f]{32}", one["id"]) for one in made), "the id is that of the form: If-None-Exist is a lock nowhere"
+    assert {one["meta"]["versionId"] for one in made} == {"1"}, "written once, at whichever process"
     form.check(at, made, word)
     for process in (0, 1):
         shown = text_of(ann.get(f"/portal/{filled(form.where)}", at=process).text)
@@ -659,11 +660,24 @@ def test_bad_requests_to_the_fhir_base(at: Scene):
 
 
 def is_outcome(answer: httpx.Response) -> bool:
+    """Whether it is an OperationOutcome that says in a sentence what was wrong."""
     if not answer.headers.get("content-type", "").startswith(JSON_TYPE):
         return False
     found = answer.json()
+    if found["resourceType"] != "OperationOutcome":
+        return False
     issue = found["issue"][0]
-    return found["resourceType"] == "OperationOutcome" and issue["severity"] in ("error", "fatal") and issue["details"]["text"].endswith(".")
+    return issue["severity"] in ("error", "fatal") and issue["details"]["text"].endswith(".")
+
+
+def test_a_refusal_of_the_ehr_is_in_our_words(at: Scene):
+    """A real HAPI refuses a reference to nobody, and says who it is and where; the others take it. The app hears neither."""
+    nobody = {"recipient": [{"reference": f"Practitioner/nobody-{at.record.tag}"}]}
+    body = at.record.message("x", "Hello", sender=at.record.ann, status="in-progress") | nobody
+    del body["id"]
+    answer = at.fhir(at.app_token(), "POST", "Communication", body)
+    innocent(at, answer)
+    assert (answer.status_code, is_outcome(answer)) == ((400, True) if at.upstream.kind == "hapi" else (201, False)), answer.text
 
 
 def test_bad_requests_to_the_oauth_endpoints(at: Scene):
