@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from gateway.adapters.ehr.profile import load, of_software
+
 _DELIVERED = ("Communication", "Appointment", "Task", "MedicationRequest", "Observation", "QuestionnaireResponse")
 
 
@@ -22,7 +24,7 @@ class TypeReport:
     versioning: str = ""
     conditional_create: bool = False
     conditional_read: str = ""
-    update_create: bool = False
+    update_create: bool | None = None  # None: it does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def _type(one: Mapping[str, Any]) -> TypeReport:
         versioning=str(one.get("versioning", "")),
         conditional_create=one.get("conditionalCreate") is True,
         conditional_read=str(one.get("conditionalRead", "")),
-        update_create=one.get("updateCreate") is True,
+        update_create=said if isinstance(said := one.get("updateCreate"), bool) else None,
     )
 
 
@@ -115,7 +117,8 @@ def offers(report: Report, probes: Sequence[Tried] = ()) -> tuple[Offer, ...]:
     def has(name: str, *, claimed: bool) -> bool:
         return tried[name].works if name in tried else claimed
 
-    client_ids = has("client ids", claimed=any(one.update_create for one in report.types))
+    said = [one.update_create for one in report.types if one.update_create is not None]
+    client_ids = has("client ids", claimed=any(said) if said else load(of_software(report.software)).client_ids)
     versions = has("If-Match", claimed=any(one.versioning == "versioned-update" for one in report.types))
     conditional = has("If-None-Exist", claimed=any(one.conditional_create for one in report.types))
     transactions = has("transaction", claimed="transaction" in report.system)

@@ -5,7 +5,7 @@
     no identifier   commit; POST, once. When its answer is lost nobody can tell (`Unconfirmed`): a person decides
 
 A look is no lock. Messages of one sender that share an identifier are delivered one after the other (`ingest.order`), and If-None-Exist makes the
-moment between a look and its POST shorter where others write (docs/adr/0007).
+moment between a look and its POST shorter where others write (docs/adr/0008).
 """
 
 from __future__ import annotations

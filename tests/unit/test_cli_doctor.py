@@ -179,6 +179,17 @@ def test_the_report_of_a_statement():
     assert offers["updates"].level == "limited"
 
 
+@pytest.mark.parametrize(
+    ("software", "said", "level"),
+    [("HAPI FHIR Server", None, "ok"), ("Epic", None, "limited"), ("Epic", True, "ok"), ("HAPI FHIR Server", False, "limited")],
+)
+def test_a_silent_statement_leaves_it_to_what_is_known_of_the_platform(software, said, level):
+    """As the gateway itself decides: HAPI takes ids of clients and does not mention it."""
+    resource = {"type": "Patient"} | ({} if said is None else {"updateCreate": said})
+    report = ehr_report.read("http://e/fhir", {"software": {"name": software}, "rest": [{"mode": "server", "resource": [resource]}]})
+    assert {one.feature: one.level for one in ehr_report.offers(report)}["deliver pushes"] == level
+
+
 @pytest.mark.parametrize("statement", [{}, {"rest": None}, {"rest": [{"mode": "server", "resource": [None, {"type": 3}]}]}, {"software": []}])
 def test_a_malformed_statement_says_little_and_breaks_nothing(statement):
     """Absent is what is not there as it should be."""
