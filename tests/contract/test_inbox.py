@@ -156,6 +156,63 @@ async def test_what_was_seen_before_sending_is_there_for_the_next_attempt(databa
     assert third.entries[0].seen == 'W/"3"'
 
 
+async def put_posts(database: Database) -> inbox.Claimed:
+    """Three creates of one message, one of them with a fixed id; claimed."""
+    async with database.write() as connection:
+        entries = [Entry(0, "create", "Observation", "gw1"), Entry(1, "create", "Observation", ""), Entry(2, "create", "Observation", "")]
+        await inbox.add(connection, new(id="m", kind="batch", target=""), entries, ["k"])
+    (claimed,) = await claim(database)
+    return claimed
+
+
+async def marks(database: Database, at: int = 11) -> list[tuple[str, bool, str | None]]:
+    """What the next attempt finds, once the lease has run out."""
+    (found,) = await claim(database, at=NOON + timedelta(seconds=at))
+    return [(one.target, one.tried, one.seen) for one in found.entries]
+
+
+async def test_only_what_has_a_fixed_id_counts_as_tried_without_having_been_marked(database):
+    """A look costs a read there; elsewhere nobody could tell any more."""
+    first = await put_posts(database)
+    async with database.write() as connection:
+        await inbox.sending(connection, first.message, {1: inbox.OTHERS})
+        await inbox.again(connection, first.message, at=NOON, error="ehr-503")
+    assert await marks(database) == [("gw1", True, None), ("", True, "others"), ("", False, None)]
+
+
+async def test_a_refusal_takes_the_mark_back(database):
+    """As if it had not been sent."""
+    first = await put_posts(database)
+    async with database.write() as connection:
+        await inbox.sending(connection, first.message, {1: "", 2: None})
+        await inbox.unsent(connection, first.message, [1])
+    assert await marks(database) == [("gw1", False, None), ("", False, None), ("", True, None)]
+
+
+async def test_an_id_that_is_given_up_is_gone_for_good(database):
+    """For the entry and for the message; not without the lease."""
+    first = await put_posts(database)
+    async with database.write() as connection:
+        await inbox.give_up_ids(connection, first.message, [0])
+    assert (await marks(database))[0] == ("", False, None)
+    async with database.write() as connection:
+        for change in (inbox.give_up_ids, inbox.unsent):
+            with pytest.raises(Fenced):
+                await change(connection, first.message, [0])
+
+
+@pytest.mark.parametrize(("error", "left"), [(inbox.UNCONFIRMED, [True, False, False]), ("ehr-500", [True, True, True])])
+async def test_a_second_chance_sends_again_what_nobody_could_find(database, error, left):
+    """When that is what it died of. What can be looked for is looked for all the same."""
+    first = await put_posts(database)
+    async with database.write() as connection:
+        await inbox.sending(connection, first.message, {0: None, 1: None, 2: inbox.OTHERS})
+    await finish(database, first, State.DEAD, error=error)
+    async with database.write() as connection:
+        assert await inbox.retry(connection, "m", NOON)
+    assert [tried for _, tried, _ in await marks(database)] == left
+
+
 async def test_another_attempt_waits_for_its_time_and_keeps_its_place(database):
     """A message in backoff holds back the later ones of its key."""
     await put(database, "a", id="a1")
