@@ -33,6 +33,7 @@ from gateway.sandbox import embedded, hapi, people, ports, processes, sample_app
 from gateway.sandbox.people import Account
 from gateway.smart.server.launches import Created
 from gateway.smart.server.launches import Wanted as WantedLaunch
+from gateway.store import schema
 from gateway.store.oauth_rows import ListedPatient
 
 DELIVERS = "demo-lab"
@@ -258,6 +259,7 @@ def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.V
 async def _registered(wanted: Wanted, settings: Settings, accounts: tuple[Account, ...], app_url: str) -> Created:
     """People who sign in, the sample app, and the two kinds of senders; and a launch of the app."""
     first = accounts[0]
+    await _upgraded(settings)
     async with compose.opened(settings) as state:
         signing = compose.accounts(state)
         for one in accounts:
@@ -269,6 +271,15 @@ async def _registered(wanted: Wanted, settings: Settings, accounts: tuple[Accoun
         await registrar.register(_sender(wanted, DELIVERS, "Demo laboratory", {"mode": "deliver", "ehr": wanted.name}))
         await registrar.register(_sender(wanted, NOTIFIES, "The record system itself", {"mode": "notify"}) | {"ehrs": [wanted.name]})
         return await compose.launches(state).create(WantedLaunch(wanted.name, sample_app.CLIENT_ID, first.patients[0][0]))
+
+
+async def _upgraded(settings: Settings) -> None:
+    """A sandbox that a newer version starts again goes on without a word; a gateway of somebody's is upgraded by its operator."""
+    found = compose.state(settings)
+    try:
+        await schema.upgrade(found.database)
+    finally:
+        await found.close()
 
 
 def _sender(wanted: Wanted, client_id: str, name: str, push: Mapping[str, str]) -> dict[str, Any]:
