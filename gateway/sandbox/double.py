@@ -68,7 +68,8 @@ class Double:
     """The app. `bearer` is demanded of every request when set; `software` is its name in the CapabilityStatement.
 
     `client_ids=False` refuses PUT of an id that does not exist, and `transactions=False` transactions, as many EHRs do. `stamp=False` keeps
-    bodies entirely as they came. `strict=False` ignores parameters that it does not know, as many EHRs do too.
+    bodies entirely as they came. `strict=False` ignores parameters that it does not know, as many EHRs do too. `called` is the base by which
+    it names itself, as one behind a proxy does; else that at which it is asked.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class Double:
         transactions: bool = True,
         stamp: bool = True,
         strict: bool = True,
+        called: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.server = Server(Store(clock, stamp), shipped.tables().search, software, bearer, client_ids, transactions, strict)
+        self.called = called
         self.requests: list[Received] = []
         self._faults: list[list[Any]] = []  # [fault, times left]
 
@@ -144,7 +147,7 @@ class Double:
             {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]},
             await _whole(receive),
         )
-        base = f"{scope['scheme']}://{received.headers.get('host', 'double.test')}{BASE}"
+        base = self.called or f"{scope['scheme']}://{received.headers.get('host', 'double.test')}{BASE}"
         self.requests.append(received)
         fault = self._fault(received)
         answer = self.server.answer(received, base) if fault is None or fault.after else Answer(200)
