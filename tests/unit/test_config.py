@@ -135,6 +135,26 @@ def test_a_secret_is_read_from_its_file_and_never_shown(tmp_path):
     assert "key (set)" in shown
 
 
+def test_what_an_ehr_takes_and_is_called_may_be_told(tmp_path):
+    """In the file as values, by variable as text; untold is none of yes and no."""
+    told = 'aliases = ["https://ehr.example/r4/", "https://ehr.example"]\nclient_ids = false\n'
+    (from_file,) = read(tmp_path, EHR + told).settings.ehrs
+    assert (from_file.aliases, from_file.client_ids) == (("https://ehr.example/r4", "https://ehr.example"), False)
+    assert from_file.transactions is None
+    environ = {"GATEWAY_EHR_HAPI_ALIASES": "https://a.example/fhir, https://b.example", "GATEWAY_EHR_HAPI_TRANSACTIONS": "no"}
+    loaded = read(tmp_path, EHR, environ)
+    (by_variable,) = loaded.settings.ehrs
+    assert (by_variable.aliases, by_variable.transactions) == (("https://a.example/fhir", "https://b.example"), False)
+    shown = {one.name: one.value for one in loaded.listed()}
+    assert (shown["ehr.hapi.aliases"], shown["ehr.hapi.transactions"], shown["ehr.hapi.client_ids"]) == (
+        "https://a.example/fhir, https://b.example",
+        "false",
+        "",
+    )
+    assert refused(tmp_path, EHR + 'aliases = ["ehr.example"]\n').where == "gateway.toml:3"
+    assert refused(tmp_path, EHR + "aliases = 3\n").fix == 'write it like ["https://ehr.example/r4"]'
+
+
 def test_a_secret_does_not_travel_in_the_clear(tmp_path):
     """A password over http is refused, but on this machine itself."""
     environ = {"GATEWAY_EHR_A_BEARER": "x"}
