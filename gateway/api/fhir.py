@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -17,6 +16,7 @@ import structlog
 
 from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.api.asgi import ClientGone, Headers, Limits, Receive, Scope, Send, client_address, read_body, respond, values
+from gateway.audit import new_id
 from gateway.errors import FhirError, NotFound, Unauthenticated, Unavailable, UpstreamTimeout
 from gateway.fhir import outcome, request
 from gateway.fhir.interaction import WRITES, Interaction
@@ -186,7 +186,7 @@ class FhirFacade:
         ehr, _, path = raw.removeprefix(b"/fhir/").decode("latin-1").partition("/")
         headers: Headers = scope["headers"]
         fresh = any("no-cache" in text.lower() for text in values(headers, b"cache-control"))
-        context = RequestContext(uuid.uuid4().hex, client_address(scope, self._edge.trusted_proxies), fresh=fresh)
+        context = RequestContext(new_id(), client_address(scope, self._edge.trusted_proxies), fresh=fresh)
         return Incoming(ehr, scope["method"], path, scope["query_string"], headers, context, "".join(values(headers, b"origin")[:1]))
 
     def _base(self, ehr: str) -> str:

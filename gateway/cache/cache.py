@@ -245,7 +245,7 @@ class Cache:
 
     async def _poll(self) -> Sequence[Pending]:
         began = time.monotonic()  # before the read: a row committed from now on may not be in it
-        rows = await invalidation.pending(self._database.rows)
+        rows = await invalidation.pending(self._database.derive)
         self._pending = frozenset(name for row in rows for name in row.names)
         self._polled = began
         return rows

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.audit import AuditRecord
+from gateway.audit import AuditRecord, new_id
 from gateway.errors import FhirError
 from gateway.fhir.interaction import Interaction
 from gateway.proxy.answer import RequestContext
@@ -34,7 +33,7 @@ class AuditTrail(Protocol):
 def received(new: NewMessage, patients: tuple[str, ...], address: str) -> AuditRecord:
     """A message was stored."""
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=new.request_id,
         ehr=new.ehr,
@@ -56,7 +55,7 @@ def received(new: NewMessage, patients: tuple[str, ...], address: str) -> AuditR
 def looked_up(principal: Principal, message_id: str, context: RequestContext, *, action: str, status: int) -> AuditRecord:
     """A sender asked what became of a message, or sent it again."""
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=context.request_id,
         ehr=principal.ehr,
@@ -74,7 +73,7 @@ def looked_up(principal: Principal, message_id: str, context: RequestContext, *,
 def refused(principal: Principal, interaction: Interaction, context: RequestContext, error: FhirError) -> AuditRecord:
     """A push that left no row."""
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=context.request_id,
         ehr=principal.ehr,
@@ -93,7 +92,7 @@ def refused(principal: Principal, interaction: Interaction, context: RequestCont
 def moved(message: Message, state: str, *, status: int, reason: str = "", place: str = "") -> AuditRecord:
     """A message changed its state. `place` is the `Type/id` where it is now, if it is known."""
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=message.request_id,
         ehr=message.ehr,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.audit import AuditRecord
+from gateway.audit import AuditRecord, new_id
 from gateway.errors import FhirError
 from gateway.fhir.interaction import Interaction
 from gateway.fhir.search import canonical
@@ -61,7 +60,7 @@ def unconfirmed(principal: Principal, asked: Interaction, context: RequestContex
 def anonymous(ehr: str, context: RequestContext, error: FhirError) -> AuditRecord:
     """A request without a token that counts."""
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=context.request_id,
         ehr=ehr,
@@ -76,7 +75,7 @@ def anonymous(ehr: str, context: RequestContext, error: FhirError) -> AuditRecor
 
 def _record(principal: Principal, asked: Interaction, context: RequestContext, **more: Any) -> AuditRecord:
     return AuditRecord(
-        id=uuid.uuid4().hex,
+        id=new_id(),
         recorded=datetime.now(UTC),
         request_id=context.request_id,
         ehr=principal.ehr,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 LETTERS = "cruds"
@@ -78,6 +79,7 @@ def split(scope: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part for part in scope.split(" ") if part))
 
 
+@lru_cache(maxsize=2048)  # every request with a token asks for its scopes
 def clinical(scope: str) -> tuple[Scope, ...]:
     """The clinical scopes of a space-separated list; whatever else stands there is left out."""
     return tuple(found for part in split(scope) if (found := parse_scope(part)) is not None)

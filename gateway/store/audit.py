@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import structlog
 from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, RowMapping, Select, String, Table, Text, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -36,6 +36,8 @@ LOAD = 0.5
 _ROTATE = 2**20
 """Bytes after which a segment that was loaded whole is removed and another one begun."""
 
+_AT_ONCE = 500
+"""Rows in one statement of SQLite, which takes 32,766 values (SQLITE_MAX_VARIABLE_NUMBER)."""
 _INTEGER = 2**31 - 1
 
 # All text without a limit: a record that does not fit a column would be a record lost.
@@ -333,15 +335,29 @@ async def _insert(connection: AsyncConnection, records: Sequence[AuditRecord]) -
     """Add them; one that is there already is left as it is."""
     if not records:
         return
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    await connection.execute(make(table).on_conflict_do_nothing(), [_row(record) for record in records])
     side = [
         {"record_id": record.id, "patient": _storable(patient), "ehr": _storable(record.ehr), "recorded": record.recorded}
         for record in records
         for patient in dict.fromkeys(record.patients)
     ]
-    if side:
-        await connection.execute(make(patient_table).on_conflict_do_nothing(), side)
+    for target, rows in ((table, [_row(record) for record in records]), (patient_table, side)):
+        if rows:
+            await (_add_sqlite if connection.dialect.name == "sqlite" else _add_postgresql)(connection, target, rows)
+
+
+async def _add_postgresql(connection: AsyncConnection, target: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    await connection.execute(postgresql.insert(target).on_conflict_do_nothing(), rows)
+
+
+async def _add_sqlite(connection: AsyncConnection, target: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Many rows in one statement: a statement for each would take the interpreter from the requests, and give it back, at every row."""
+    columns = [(column.name, column.type.dialect_impl(connection.dialect).bind_processor(connection.dialect)) for column in target.c]
+    places = f"({','.join('?' * len(columns))})"
+    head = f"INSERT INTO {target.name} ({','.join(name for name, _ in columns)}) VALUES "  # noqa: S608 (names of our own tables)
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        values = tuple(process(row[name]) if process else row[name] for row in some for name, process in columns)
+        await connection.exec_driver_sql(f"{head}{','.join([places] * len(some))} ON CONFLICT DO NOTHING", values)
 
 
 def _row(record: AuditRecord) -> Mapping[str, Any]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
-from sqlalchemy import DateTime, MetaData, Row, Select, event
+from sqlalchemy import DateTime, MetaData, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -21,7 +21,7 @@ from sqlalchemy.types import TypeDecorator
 
 from gateway.errors import Unavailable
 from gateway.store import one_hop
-from gateway.store.here import Here
+from gateway.store.here import Failed, Here, Statement, Values
 
 metadata = MetaData(
     naming_convention={
@@ -34,8 +34,15 @@ metadata = MetaData(
 )
 
 
-Rows = Callable[[Select[*tuple[Any, ...]], Mapping[str, Any]], Awaitable[Sequence[Row[*tuple[Any, ...]]]]]
-"""How statements are run that are asked at every request: `Database.rows`. They are made once, because making one costs more than running it."""
+T = TypeVar("T")
+
+
+class Derive(Protocol):
+    """How what every request asks for is read: `Database.derive`."""
+
+    async def __call__(self, statement: Statement, parameters: Mapping[str, str], make: Callable[[Values], T]) -> T:
+        """`make` of the statement's rows. Both are made once, at import: a value is recognised by them."""
+        ...
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -104,12 +111,16 @@ class Database:
             async with self.engine.connect() as connection:
                 yield connection
 
-    async def rows(self, statement: Select[*tuple[Any, ...]], parameters: Mapping[str, Any]) -> Sequence[Row[*tuple[Any, ...]]]:
-        """A few rows by key, as of the newest commit: for what is asked at every request. Raises Unavailable (503) as `read` does."""
-        if self._here is not None and (found := self._here.rows(statement, parameters)) is not None:
-            return found
+    async def derive(self, statement: Statement, parameters: Mapping[str, str], make: Callable[[Values], T]) -> T:
+        """`make` of a few rows by key, as of the newest commit: for what is asked at every request. Raises Unavailable (503) as `read` does.
+
+        `make` is pure: on SQLite its result is given again while the rows are the same as last time.
+        """
+        if self._here is not None:
+            with suppress(Failed):
+                return self._here.derive(statement, parameters, make)
         async with self.read() as connection:
-            return (await connection.execute(statement, dict(parameters))).all()
+            return make([dict(row) for row in (await connection.execute(statement, dict(parameters))).mappings()])
 
     @asynccontextmanager
     async def write(self) -> AsyncGenerator[AsyncConnection]:

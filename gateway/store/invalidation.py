@@ -13,7 +13,8 @@ from datetime import datetime
 from sqlalchemy import JSON, Boolean, Column, String, Table, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.store.base import Rows, UtcDateTime, metadata, now
+from gateway.store.base import Derive, UtcDateTime, metadata, now
+from gateway.store.here import Values
 
 table = Table(
     "pending_invalidation",
@@ -51,6 +52,10 @@ async def remove(connection: AsyncConnection, *ids: str) -> None:
 _PENDING = select(table).order_by(table.c.created_at)
 
 
-async def pending(rows: Rows) -> Sequence[Pending]:
+async def pending(derive: Derive) -> Sequence[Pending]:
     """All intents, the oldest first."""
-    return [Pending(row.id, tuple(row.names), row.created_at, row.settled) for row in await rows(_PENDING, {})]
+    return await derive(_PENDING, {}, _pending)
+
+
+def _pending(rows: Values) -> Sequence[Pending]:
+    return [Pending(row["id"], tuple(row["names"]), row["created_at"], row["settled"]) for row in rows]

@@ -18,7 +18,8 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
-from gateway.store.base import Rows
+from gateway.store.base import Derive
+from gateway.store.here import Values
 from gateway.store.oauth_rows import (
     AccessToken,
     Account,
@@ -43,9 +44,10 @@ def _mapping(row: Any) -> Mapping[str, Any]:
 
 def _value(cls: type[T], row: Any, prefix: str = "") -> T | None:
     """A row as its dataclass; JSON lists become tuples."""
-    if row is None:
-        return None
-    mapping = _mapping(row)
+    return None if row is None else _made(cls, _mapping(row), prefix)
+
+
+def _made(cls: type[T], mapping: Mapping[str, Any], prefix: str) -> T:
     found: dict[str, Any] = {}
     for name in _names(cls):
         raw = mapping[prefix + name]
@@ -105,9 +107,9 @@ _ORIGIN = (
 )
 
 
-async def origin_registered(rows: Rows, origin: str) -> bool:
+async def origin_registered(derive: Derive, origin: str) -> bool:
     """Whether some client that is in use has a redirect URI on this web origin."""
-    return bool(await rows(_ORIGIN, {"origin": origin}))
+    return await derive(_ORIGIN, {"origin": origin}, bool)
 
 
 # Accounts and sessions -----------------------------------------------------------------------------------------------------
@@ -403,27 +405,39 @@ def _labelled(table: Table, prefix: str) -> list[Any]:
 
 
 _BEARER = (
-    select(*_labelled(t.access_token, "token_"), *_labelled(t.grant, "grant_"), *_labelled(t.client, "client_"), *_labelled(t.account, "account_"))
+    select(
+        *_labelled(t.access_token, "token_"),
+        *_labelled(t.grant, "grant_"),
+        *_labelled(t.client, "client_"),
+        *_labelled(t.account, "account_"),
+        *_labelled(t.account_patient, "listed_"),
+    )
     .join(t.grant, t.grant.c.id == t.access_token.c.grant_id)
     .join(t.client, t.client.c.id == t.grant.c.client_id)
     .outerjoin(t.account, t.account.c.id == t.grant.c.account_id)
+    .outerjoin(t.account_patient, t.account_patient.c.account_id == t.account.c.id)
     .where(t.access_token.c.hash == bindparam("hash"))
+    .order_by(t.account_patient.c.patient)
 )
 
 
-async def bearer(rows: Rows, hash_: str) -> Bearer | None:
+async def bearer(derive: Derive, hash_: str) -> Bearer | None:
     """An access token with its grant, client, account and the account's list, whatever their state: the caller judges."""
-    found = await rows(_BEARER, {"hash": hash_})
-    if not found:
+    return await derive(_BEARER, {"hash": hash_}, _bearer)
+
+
+def _bearer(rows: Values) -> Bearer | None:
+    """One row for each patient on the account's list, or one without."""
+    if not rows:
         return None
-    row = found[0]
-    token, grant_ = _value(AccessToken, row, "token_"), _value(Grant, row, "grant_")
-    client_ = _value(Client, row, "client_")
-    account_ = _value(Account, row, "account_") if _mapping(row)["account_id"] else None
-    if token is None or grant_ is None or client_ is None:  # an inner join gave them
-        return None
-    list_ = await rows(_LISTED, {"account_id": account_.id}) if account_ else ()
-    return Bearer(token, grant_, client_, account_, tuple(ListedPatient(one.patient, one.display) for one in list_))
+    row = rows[0]
+    return Bearer(
+        _made(AccessToken, row, "token_"),
+        _made(Grant, row, "grant_"),
+        _made(Client, row, "client_"),
+        _made(Account, row, "account_") if row["account_id"] else None,
+        tuple(ListedPatient(one["listed_patient"], one["listed_display"]) for one in rows if one["listed_patient"]),
+    )
 
 
 async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:

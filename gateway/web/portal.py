@@ -5,7 +5,6 @@ A page is: who is signed in -> whose record is open -> the feature's view -> a t
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from gateway.adapters.ehr.base import OutcomeUnknown
+from gateway.audit import new_id
 from gateway.errors import Conflict, FhirError, Forbidden, NotFound
 from gateway.portal import access_log, appointments, bills, conditions, medicines, messages, results
 from gateway.portal.chart import Chart, Handler, Source
@@ -136,7 +136,7 @@ class Portal:
     def _chart(self, request: Request, person: Person) -> Chart:
         ehr = person.account.ehr
         principal = portal_principal(person.account, person.patient, ehr)
-        context = RequestContext(uuid.uuid4().hex, self._address(request), via="portal")
+        context = RequestContext(new_id(), self._address(request), via="portal")
         source = self._sources.get(ehr) or Source(ehr, "your clinic")
         return Chart(self._pipeline, principal, context, source, self._now(), f"{self._pages.public_url}/fhir/{ehr}")
 

@@ -140,7 +140,7 @@ def ehr() -> str:
 
 
 async def _rows(database: Database) -> list[invalidation.Pending]:
-    return list(await invalidation.pending(database.rows))
+    return list(await invalidation.pending(database.derive))
 
 
 async def test_keeps_and_gives_back(two, ehr: str):
@@ -343,7 +343,7 @@ async def test_a_database_that_fails_costs_hits_and_no_truth(two, ehr: str, monk
 
     with monkeypatch.context() as patched:
         for cache in (writer, reader):
-            patched.setattr(cache._database, "rows", gone)
+            patched.setattr(cache._database, "derive", gone)
             patched.setattr(cache._database, "write", down)
         await asyncio.sleep(COHERENCE * 1.1)
         assert (await reader.look(_ask("a", ehr))).key == ""

@@ -24,13 +24,13 @@ async def test_an_intent_is_there_until_it_is_removed(database: Database):
     async with database.write() as connection:
         first = await invalidation.add(connection, ["b", "a", "b"])
         second = await invalidation.add(connection, ["c"], settled=True)
-    found = await invalidation.pending(database.rows)
+    found = await invalidation.pending(database.derive)
     assert [(row.id, row.names, row.settled) for row in found] == [(first, ("a", "b"), False), (second, ("c",), True)]
     assert found[0].created_at.tzinfo is not None
     async with database.write() as connection:
         await invalidation.remove(connection, first, "gone")
         await invalidation.remove(connection)
-    assert [row.id for row in await invalidation.pending(database.rows)] == [second]
+    assert [row.id for row in await invalidation.pending(database.derive)] == [second]
 
 
 async def test_an_intent_of_a_transaction_that_failed_is_not_there(database: Database):
@@ -43,4 +43,4 @@ async def test_an_intent_of_a_transaction_that_failed_is_not_there(database: Dat
 
     with pytest.raises(RuntimeError, match="half way"):
         await fail()
-    assert await invalidation.pending(database.rows) == []
+    assert await invalidation.pending(database.derive) == []

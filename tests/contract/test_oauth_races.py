@@ -162,8 +162,8 @@ async def test_rows_come_back_as_they_were(server):
     token = await smart.issue(server.database, client_id="app", scope="patient/*.rs", account=account, patient="kid")
     async with server.database.read() as connection:
         lab, app = await rows.client(connection, "lab"), await rows.client(connection, "app")
-    bearer = await rows.bearer(server.database.rows, digest(token))
-    assert await rows.origin_registered(server.database.rows, "https://app.test")
+    bearer = await rows.bearer(server.database.derive, digest(token))
+    assert await rows.origin_registered(server.database.derive, "https://app.test")
     assert lab is not None
     assert app is not None
     assert bearer is not None

@@ -16,7 +16,7 @@ from sqlalchemy import Column, Integer, String, Table, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError, ProgrammingError, StatementError
 
 from gateway.errors import Unavailable
-from gateway.store import base, schema
+from gateway.store import base, here, schema
 from gateway.store.base import Database, UtcDateTime, metadata
 from tests import parts
 
@@ -115,56 +115,90 @@ async def test_readers_do_not_wait_for_a_writer(database: Database):
     assert await _ids(database) == [1, 2]
 
 
-_BY_ID = select(_things.c.id, _things.c.at).where(_things.c.id == bindparam("id"))
+_BY_NAME = select(_things.c.id, _things.c.at).where(_things.c.name == bindparam("name"))
 
 
-async def test_rows_by_key_are_those_of_the_newest_commit(database: Database):
+def _pairs(rows) -> list[tuple]:
+    return [(row["id"], row["at"]) for row in rows]
+
+
+async def _named(database: Database, name: str) -> list[tuple]:
+    return await database.derive(_BY_NAME, {"name": name}, _pairs)
+
+
+async def test_what_is_derived_is_of_the_newest_commit(database: Database):
     """What is asked at every request sees each commit, of this process and of others, and nothing that was not committed."""
-    assert await database.rows(_BY_ID, {"id": 1}) == []
+    assert await _named(database, "1") == []
     await _add(database, 1)
-    assert [tuple(row) for row in await database.rows(_BY_ID, {"id": 1})] == [(1, MOMENT)]
+    assert await _named(database, "1") == [(1, MOMENT)]
     other = Database(database.url)
-    async with other.write() as connection:
-        await connection.execute(update(_things).where(_things.c.id == 1).values(at=None))
-        assert [row.at for row in await database.rows(_BY_ID, {"id": 1})] == [MOMENT]
-    assert [row.at for row in await database.rows(_BY_ID, {"id": 1})] == [None]
+    for at in (None, MOMENT + timedelta(days=1), None, MOMENT):
+        before = await _named(database, "1")
+        async with other.write() as connection:
+            await connection.execute(update(_things).where(_things.c.name == "1").values(at=at))
+            assert await _named(database, "1") == before
+        assert await _named(database, "1") == [(1, at)]
     with pytest.raises(RuntimeError, match="half way"):
         await _add(database, 2, fail=True)
-    assert await database.rows(_BY_ID, {"id": 2}) == []
+    assert await _named(database, "2") == []
     await other.close()
 
 
-async def test_rows_by_key_hold_no_lock(sqlite: Database):
-    """The connection that stays open for them keeps no snapshot: the log is emptied into the database while it is there."""
+async def test_what_is_derived_is_kept_while_the_rows_are_the_same(sqlite: Database):
+    """Rows are read each time, and made into something once; other rows, and another reading of them, are their own."""
+    for number in range(3):
+        await _add(sqlite, number)
+    first = await _named(sqlite, "1")
+    assert await _named(sqlite, "1") is first
+    assert await _named(sqlite, "2") == [(2, MOMENT)]
+    assert await sqlite.derive(_BY_NAME, {"name": "1"}, len) == 1
+    async with sqlite.write() as connection:
+        await connection.execute(update(_things).where(_things.c.name == "1").values(id=7))
+    assert await _named(sqlite, "1") == [(7, MOMENT)]
+
+
+async def test_what_is_kept_is_bounded(sqlite: Database, monkeypatch: pytest.MonkeyPatch):
+    """The oldest goes; nothing is kept of what is not there."""
+    monkeypatch.setattr(here, "_KEPT", 3)
+    for number in range(5):
+        await _add(sqlite, number)
+    kept = [await _named(sqlite, str(number)) for number in range(5)]
+    for number in range(100, 200):
+        assert await _named(sqlite, str(number)) == []
+    assert [await _named(sqlite, str(number)) is kept[number] for number in (4, 3, 2, 1)] == [True, True, True, False]
+
+
+async def test_deriving_holds_no_lock(sqlite: Database):
+    """The connection that stays open for it keeps no snapshot: the log is emptied into the database while it is there."""
     await _add(sqlite, 1)
-    assert len(await sqlite.rows(_BY_ID, {"id": 1})) == 1
+    assert len(await _named(sqlite, "1")) == 1
     async with sqlite.read() as connection:
-        busy, _, left = (await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()
+        busy, left, _ = (await connection.execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))).one()
     assert (busy, left) == (0, 0)
 
 
-async def test_rows_by_key_wait_where_they_have_to(sqlite: Database):
-    """While another process has the whole file for itself for a moment, they are asked for in the patient way, and the loop goes on."""
+async def test_deriving_waits_where_it_has_to(sqlite: Database):
+    """While another process has the whole file for itself for a moment, it is done in the patient way, and the loop goes on."""
     await _add(sqlite, 1)
-    assert len(await sqlite.rows(_BY_ID, {"id": 1})) == 1
+    assert len(await _named(sqlite, "1")) == 1
     path = sqlite.url.partition(":///")[2]
     await sqlite.close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")
         other.execute("PRAGMA journal_mode=DELETE")
         other.execute("BEGIN EXCLUSIVE")
-        asked = asyncio.create_task(sqlite.rows(_BY_ID, {"id": 1}))
+        asked = asyncio.create_task(_named(sqlite, "1"))
         await asyncio.sleep(0.3)
         assert not asked.done()
         other.execute("COMMIT")
     assert len(await asked) == 1
 
 
-async def test_rows_by_key_of_a_store_that_is_gone(tmp_path: Path):
+async def test_deriving_from_a_store_that_is_gone(tmp_path: Path):
     """503, as for every read."""
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/gone/store.db")
     with pytest.raises(Unavailable):
-        await database.rows(_BY_ID, {"id": 1})
+        await _named(database, "1")
     await database.close()
 
 

@@ -39,8 +39,8 @@ class Authenticator:
         """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""
         if not origin or origin == "null":
             return False
-        return await rows.origin_registered(self._database.rows, origin)
+        return await rows.origin_registered(self._database.derive, origin)
 
     async def _bearer(self, hash_: str) -> Bearer | None:
         """The one place that looks a token up: what a process remembers, while it may, goes before the store here."""
-        return await rows.bearer(self._database.rows, hash_)
+        return await rows.bearer(self._database.derive, hash_)

@@ -45,7 +45,7 @@ class Inspector:
             return refused("invalid_request")
         if not await self._may_ask(ehr, request):
             return CLIENT_REFUSED
-        found = await rows.bearer(self._database.rows, digest(token))
+        found = await rows.bearer(self._database.derive, digest(token))
         if found is None or refusal(found, ehr, self._clock()):
             return Decided(200, _INACTIVE)
         return Decided(200, described(found, Endpoints(self._public_url, ehr)))
@@ -80,7 +80,7 @@ class Inspector:
         scheme, _, value = header.partition(" ")
         if scheme.lower() != "bearer":
             return await self._client(ehr, request, public=False) is not None
-        return not refusal(await rows.bearer(self._database.rows, digest(value.strip())), ehr, self._clock())
+        return not refusal(await rows.bearer(self._database.derive, digest(value.strip())), ehr, self._clock())
 
     async def _client(self, ehr: str, request: TokenRequest, *, public: bool) -> Client | None:
         asked = presented(request)
