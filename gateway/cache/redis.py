@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway.cache.breaker import Breaker
+from gateway.cache.deadline import Deadline
 from gateway.errors import ConfigError
 
 log = structlog.get_logger("gateway.cache")
@@ -141,7 +142,7 @@ class RedisStore:
         """The operation's result, or None when Redis did not give one in time."""
         link: _Link | None = None
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with Deadline(self._timeout), self._slots:
                 link = self._idle.pop() if self._idle else await self._connect()
                 result = await operation(link, *arguments)
         except (RedisError, OSError, TimeoutError) as error:
