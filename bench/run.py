@@ -93,7 +93,7 @@ def _wrong(running: Scene) -> Iterator[str]:
     for target in running.targets():
         for _ in range(3):
             answer = httpx.get(target.url, headers=dict(target.headers), trust_env=False, timeout=30)
-        status, cache = answer.headers.get("cache-status", ""), answer.headers.get("x-cache", "")
+        status, cache = answer.headers.get("cache-status", ""), answer.headers.get("x-nginx-cache", "")
         fits = {"cached": status == "gateway; hit", "cold": status == "gateway; fwd=miss", "hit": cache == "HIT"}
         bad = [word for word, fit in fits.items() if f" {word}" in target.name and not fit]
         if answer.status_code != 200 or bad:
@@ -168,7 +168,7 @@ def report(table: dict[str, Row], *, as_json: bool) -> None:
         print(f"{name:32}{row.rate:8.0f}  {spread:^20}{row.p50:8.2f}{row.p99:8.2f}{row.cpu:8.0f}{row.failed:8}  {row.hits}")
     print(f"\n{'':66}{'req/s':>7}{'CPU':>7}")
     for one, other, rate, processor in ratios:
-        print(f"{one:32}/ {other:32}{rate:7.3f}{processor:7.3f}")
+        print(f"{one:32}/ {other:32}{rate:7.3f}{f'{processor:.3f}' if processor else '':>7}")
 
 
 def say(text: str) -> None:

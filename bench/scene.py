@@ -178,7 +178,7 @@ http {{
     proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host {host};
     location /cached/ {{
       proxy_pass http://ehr{path}/; proxy_cache bench; proxy_cache_valid 200 1h;
-      proxy_ignore_headers Cache-Control Expires Vary Set-Cookie; add_header X-Cache $upstream_cache_status;
+      proxy_ignore_headers Cache-Control Expires Vary Set-Cookie; add_header X-Nginx-Cache $upstream_cache_status;
     }}
     location /passed/ {{ proxy_pass http://ehr{path}/; }}
   }}
