@@ -516,12 +516,15 @@ async def test_closing_waits_for_writes_that_are_ending(shared: CacheStore, data
     store = Flaky(shared, cut=True)
     cache = Cache(store, database, sealer=SEALER, coherence=COHERENCE)
 
+    sent = asyncio.Event()
+
     async def write() -> None:
         async with cache.touching(names(ehr, ["a"], [])):
-            pass
+            sent.set()
 
     task = asyncio.create_task(write())
-    await asyncio.sleep(0.05)
+    await sent.wait()
+    await asyncio.sleep(0.01)  # it is in the renewal, which does not come through
     task.cancel()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
