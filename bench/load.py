@@ -98,7 +98,7 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
+        self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]  # TCP gives a transport that writes
         self._ask()
 
     def _ask(self) -> None:

@@ -109,7 +109,7 @@ class FhirFacade:
             )
         except FhirError as error:
             answer = self._refusal(error, incoming)
-        except Exception:
+        except Exception:  # the last line of defence: whatever happened, a caller sees an OperationOutcome and no stack trace
             log.exception("unexpected", request_id=incoming.context.request_id)
             answer = self._refusal(Unavailable(reason="unexpected"), incoming)
         await respond(send, answer.status, await self._headers(answer, incoming), answer.body, head=incoming.method == "HEAD")
