@@ -210,7 +210,7 @@ def gateway(settings: Settings) -> Gateway:
     worker = Worker(WorkerParts(pipeline, RegisteredSenders(database), database, audit, seals, cache, tables, signals, settings.public_url))
 
     # Who may
-    types = tuple(sorted(name for name in tables.compartment if tables.offered(name)))
+    types = tuple(sorted(name for name in tables.compartment if tables.for_persons(name)))
     authenticator = Authenticator(database)
     keys = signing_keys(found)
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
@@ -229,7 +229,7 @@ def gateway(settings: Settings) -> Gateway:
     def address(request: Request) -> str:
         return client_address(request.scope, settings.trusted_proxies)
 
-    oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, settings.trusted_proxies)
+    oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, audit.append, settings.trusted_proxies)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),

@@ -17,6 +17,7 @@ from gateway.fhir.tables import Tables
 SOFTWARE = "FHIR portal gateway"
 OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-uris"
 """Where clients from before `.well-known/smart-configuration` look for the endpoints (SMART 1; Python fhirclient 4)."""
+SYSTEMS_ONLY = "For registered systems only."
 INTERACTIONS = ("read", "vread", "search-type", "create", "update")
 
 _OAUTH_NAMES = ("authorize", "token", "introspect", "revoke", "register", "manage")
@@ -72,7 +73,7 @@ def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str], *
     made: dict[str, Any] = {"mode": "server", "security": security(endpoints), "resource": list(_resources(rest, tables, host))}
     if transactions:
         # Servers that take a transaction take a batch, whether they list it or not (seen: HAPI 8.8).
-        made["interaction"] = [{"code": code, "documentation": "For registered systems only."} for code in ("transaction", "batch")]
+        made["interaction"] = [{"code": code, "documentation": SYSTEMS_ONLY} for code in ("transaction", "batch")]
     return made
 
 
@@ -89,8 +90,8 @@ def _resources(rest: Json, tables: Tables, host: str) -> Iterator[dict[str, Any]
     for name, row in sorted(tables.compartment.items()):
         if row.kind == "gateway":
             yield _own(name)
-        elif row.kind != "denied" and name in offered and (made := _resource(name, offered[name], tables, host)):
-            yield made
+        elif name in offered and (made := _resource(name, offered[name], tables, host)):
+            yield made if row.for_persons else {**made, "documentation": SYSTEMS_ONLY}
 
 
 def _own(name: str) -> dict[str, Any]:

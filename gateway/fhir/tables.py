@@ -27,7 +27,8 @@ class CompartmentRow:
     """How one type belongs to patients.
 
     `kind`: `record` (Patient itself) | `patient` (by the elements in `paths`) | `owners` (by the resources named in `paths`) |
-    `gateway` (answered by the gateway itself) | `shared` (everyone's) | `denied`.
+    `gateway` (answered by the gateway itself) | `shared` (everyone's) | `system` (nothing tells whose it is, or it is several people's:
+    for systems that reach everyone) | `definition` (as `system`, and it changes how the EHR works: only a scope that names the type writes it).
     """
 
     kind: str
@@ -36,6 +37,11 @@ class CompartmentRow:
     narrow: str = ""  # the search parameter that keeps a search inside
     others: tuple[str, ...] = ()  # elements other than the subject that may name a patient
     reason: str = ""
+
+    @property
+    def for_persons(self) -> bool:
+        """Whether persons and their apps may have the type at all."""
+        return self.kind not in ("system", "definition")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +74,17 @@ class Tables:
 
     def can_evaluate(self, resource_type: str, name: str) -> bool:
         """Whether the gateway can judge by itself if a resource matches `name=...`: plain tokens with exact paths."""
-        types = [resource_type] if resource_type != "*" else [t for t, row in self.compartment.items() if row.kind != "denied"]
+        types = [resource_type] if resource_type != "*" else [t for t, row in self.compartment.items() if row.for_persons]
         return all(self._evaluable(t, name) for t in types)
 
     def _evaluable(self, resource_type: str, name: str) -> bool:
         param = self.search.get(resource_type, {}).get(name)
         return param is not None and param.type == "token" and param.exact and bool(param.paths)
 
-    def offered(self, resource_type: str) -> bool:
-        """Whether the type is offered at all."""
+    def for_persons(self, resource_type: str) -> bool:
+        """Whether persons and their apps may have the type at all."""
         row = self.compartment.get(resource_type)
-        return row is not None and row.kind != "denied"
+        return row is not None and row.for_persons
 
     def write_rows(self, kind: str, resource_type: str) -> tuple[WriteRow, ...]:
         """The rows that speak of a principal's kind and a type."""
@@ -90,14 +96,14 @@ def make(documents: Mapping[str, Json]) -> Tables:
     search = _search(documents["search-parameters.json"]["types"])
     definition = cast("Mapping[str, Json]", documents["compartment-patient.json"]["types"])
     decided = cast("Mapping[str, Json]", documents["compartment-decisions.json"]["types"])
-    unknown = decided.keys() - definition.keys()
+    unknown = decided.keys() - definition.keys() - search.keys()
     if unknown:
         raise ValueError(f"compartment-decisions.json names unknown types: {sorted(unknown)}")
     includes = documents["includes.json"]
     writes = documents["writes.json"]
     return Tables(
         search=search,
-        compartment={name: _row({**row, **decided.get(name, {})}) for name, row in definition.items()},
+        compartment={name: _row({**definition.get(name, {}), **decided.get(name, {})}) for name in sorted(definition.keys() | decided.keys())},
         includes=frozenset(row["value"] for row in includes["include"]),
         revincludes=frozenset(row["value"] for row in includes["revinclude"]),
         writes=tuple(_write_row(row) for row in writes["rows"]),

@@ -249,4 +249,4 @@ def _joined(param: Param, tables: Tables) -> set[str]:
     if param.name == "_revinclude":
         return {source}
     known = tables.search.get(source, {}).get(rest) if param.name == "_include" else None
-    return {target for target in known.targets if tables.offered(target)} if known else set()
+    return {target for target in known.targets if target in tables.compartment} if known else set()

@@ -207,7 +207,7 @@ class Writer:
         if f"{target_type}/{target_id}" == self.principal.fhir_user:
             return True
         row = self.reader.tables.compartment.get(target_type)
-        if row is None or row.kind in ("denied", "gateway"):
+        if row is None or row.kind == "gateway" or not row.for_persons:
             return False
         if row.kind == "shared":
             return True

@@ -16,6 +16,7 @@ from gateway.smart.constraint import Allow, Constraint, Decision, Deny, Reach
 from gateway.smart.principal import Principal, PrincipalKind
 from gateway.smart.scopes import Scope
 
+_WRITE_LETTERS = frozenset("cud")
 LETTER = {Kind.READ: "r", Kind.VREAD: "r", Kind.SEARCH: "s", Kind.CREATE: "c", Kind.UPDATE: "u"}
 
 # Parameters that answer questions about data which is not in the answer (ATK-F3, F5), or that would change the shape of a resource.
@@ -62,7 +63,7 @@ def decide(principal: Principal, interaction: Interaction, *, tables: Tables, ru
     if letter is None:
         return Deny(501, "not-supported", "interaction-not-offered", "That interaction is not offered.")
     row = tables.compartment.get(interaction.type)
-    if row is None or row.kind == "denied":
+    if row is None or not (row.for_persons or principal.kind is PrincipalKind.SYSTEM):
         return Deny(403, "forbidden", "type-not-offered", f"{interaction.type} is not offered.")
     if row.kind == "gateway" and interaction.kind in (Kind.READ, Kind.VREAD) and principal.kind is not PrincipalKind.SYSTEM:
         # The EHR's own events may be about several people; a system that reaches everyone reads back what it delivered.
@@ -91,6 +92,8 @@ def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tab
     for scope in principal.scopes:
         if not any(scope.allows(resource_type, letter) for letter in letters):
             continue
+        if scope.type == "*" and _named_only(resource_type, letters, tables):
+            continue
         patients = _patients(principal, scope, rules)
         if patients is not None and not patients:
             continue  # patient/ without a patient in context grants nothing (HL7@164)
@@ -100,6 +103,12 @@ def reach(principal: Principal, resource_type: str, letters: str, *, tables: Tab
             continue  # nor where nobody looks at it: the record of accesses is searched by patient only
         found.append(Reach(patients, scope.query))
     return tuple(dict.fromkeys(found))
+
+
+def _named_only(resource_type: str, letters: str, tables: Tables) -> bool:
+    """A wildcard does not change how the EHR works: whoever writes definitions has a scope that names them."""
+    row = tables.compartment.get(resource_type)
+    return row is not None and row.kind == "definition" and bool(_WRITE_LETTERS & set(letters))
 
 
 def _is_gateway_s_own(resource_type: str, tables: Tables) -> bool:
@@ -130,7 +139,8 @@ def _others(principal: Principal, *, tables: Tables, rules: AccessRules) -> dict
     types = {scope.type for scope in principal.scopes}
     wanted = tables.compartment.keys() if "*" in types else types & tables.compartment.keys()
     for resource_type in sorted(wanted):
-        if tables.compartment[resource_type].kind in ("denied", "gateway"):
+        row = tables.compartment[resource_type]
+        if row.kind == "gateway" or not (row.for_persons or principal.kind is PrincipalKind.SYSTEM):
             continue
         if reaches := reach(principal, resource_type, "rs", tables=tables, rules=rules):
             found[resource_type] = reaches

@@ -1,7 +1,6 @@
 """Published resources go in by push and come back by reads (promise 2): at the recording double byte for byte, at real EHRs number for number.
 
-What an EHR refuses or changes is listed here by file, with its reason, and the list is checked both ways. The types that this gateway does not
-offer to anybody are offered in these tests, so that the bytes of every file are seen; which types those are is checked by a test of its own.
+What an EHR refuses or changes is listed here by file, with its reason, and the list is checked both ways.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,10 @@ import pytest
 from gateway import shipped
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.references import walk
-from gateway.fhir.tables import CompartmentRow
 from gateway.sandbox import embedded
 from gateway.sandbox.double import Double, served
 from gateway.sandbox.hapi import Options
-from gateway.smart.constraint import Deny
+from gateway.smart.constraint import Allow, Deny
 from gateway.smart.policy import AccessRules, decide
 from gateway.smart.principal import Principal, PrincipalKind
 from gateway.smart.scopes import clinical
@@ -38,7 +36,19 @@ from tests.spec import corpus
 pytestmark = pytest.mark.corpus
 
 BOM = b"\xef\xbb\xbf"
-SYSTEM = "system/*.cruds"
+DEFINITIONS = [
+    "CapabilityStatement",
+    "CodeSystem",
+    "CompartmentDefinition",
+    "ConceptMap",
+    "MessageDefinition",
+    "NamingSystem",
+    "SearchParameter",
+    "StructureDefinition",
+    "ValueSet",
+]
+"""Those among the files that change how the EHR works: a wildcard does not write them."""
+SYSTEM = " ".join(["system/*.cruds", *(f"system/{name}.cruds" for name in DEFINITIONS)])
 DELIVER = {"mode": "deliver", "ehr": "hapi"}
 AT_ONCE = 8
 """Pushes under way at one moment; files that name the same resource go one after the other."""
@@ -72,17 +82,6 @@ def published() -> list[File]:
     found = [File(path) for path in corpus.examples()]
     assert len(found) > 200
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _everything_offered() -> Iterator[None]:
-    """As if every type of R4 were offered to systems; the module's gateways are composed with it."""
-    tables = shipped.tables()
-    rows = {name: replace(row, kind="shared") if row.kind == "denied" else row for name, row in tables.compartment.items()}
-    wide = replace(tables, compartment={"Parameters": CompartmentRow("shared"), **rows})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shipped, "tables", lambda: wide)
-        yield
 
 
 @dataclass(frozen=True)
@@ -136,42 +135,34 @@ async def each(files: list[File], visit) -> dict[str, Any]:
     return dict(sorted(found.items()))
 
 
-# What the gateway offers -------------------------------------------------------------------------------------------------------------
+# Who may have what -------------------------------------------------------------------------------------------------------------------
 
-_DEFINITION = "a definition: it would change how the EHR, and the gateway's own searches in it, work"
 _NOBODYS = "no element says whose it is"
-NOT_OFFERED = {
+SYSTEMS_ONLY = {
     "Bundle": "no element of its own says whose data it holds",
-    "CapabilityStatement": _DEFINITION,
-    "CodeSystem": _DEFINITION,
-    "CompartmentDefinition": _DEFINITION,
-    "ConceptMap": _DEFINITION,
     "DeviceMetric": _NOBODYS,
     "Group": "it names several patients",
-    "MessageDefinition": _DEFINITION,
-    "NamingSystem": _DEFINITION,
     "OperationOutcome": "nothing that is stored",
     "Parameters": "nothing that is stored",
     "PaymentNotice": _NOBODYS,
-    "Questionnaire": _DEFINITION,
+    "Questionnaire": _NOBODYS,
     "Schedule": "a patient as actor of a Schedule is no way to own it",
-    "SearchParameter": _DEFINITION,
-    "StructureDefinition": _DEFINITION,
     "Substance": _NOBODYS,
-    "ValueSet": _DEFINITION,
 }
 
 
-def test_the_types_that_are_not_offered_are_these(published: list[File]):
-    """The shipped tables refuse them even to a system with every scope: the default is to deny. All others may be pushed."""
+def test_persons_are_offered_all_types_but_these(published: list[File]):
+    """What nothing says whose it is, or is several people's, is for systems; every published type may be pushed by one with the scopes for it."""
+    tables = shipped.tables()
+    person = Principal(PrincipalKind.PATIENT, "hapi", "app", clinical("patient/*.cruds"), patient="a", fhir_user="Patient/a")
     system = Principal(PrincipalKind.SYSTEM, "hapi", "lab", clinical(SYSTEM))
-    tables = shipped.make({path.name: json.loads(path.read_text("utf-8")) for path in (shipped.profiles() / "fhir").glob("*.json")})
     refused: dict[str, str] = {}
     for type_ in {file.type for file in published}:
-        decision = decide(system, Interaction(Kind.CREATE, type_), tables=tables, rules=AccessRules())
+        assert isinstance(decide(system, Interaction(Kind.CREATE, type_), tables=tables, rules=AccessRules()), Allow), type_
+        decision = decide(person, Interaction(Kind.SEARCH, type_), tables=tables, rules=AccessRules())
         if isinstance(decision, Deny):
             refused[type_] = decision.reason
-    assert refused == dict.fromkeys(NOT_OFFERED, "type-not-offered")
+    assert refused == dict.fromkeys([*SYSTEMS_ONLY, *DEFINITIONS], "type-not-offered")
 
 
 # The recording double: bytes ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamFault
-from gateway.fhir.capability import INTERACTIONS, OAUTH_URIS, reduce
+from gateway.fhir.capability import INTERACTIONS, OAUTH_URIS, SYSTEMS_ONLY, reduce
 from gateway.fhir.names import RESOURCE_TYPES
 from gateway.shipped import tables
 
@@ -100,8 +100,10 @@ def test_the_security_block_is_smart() -> None:
 
 def test_only_types_and_interactions_of_both_sides() -> None:
     """What the EHR has and the gateway offers, in the order of names; the gateway's own record of accesses besides."""
-    found = {row["type"]: [item["code"] for item in row["interaction"]] for row in made()["rest"][0]["resource"]}
-    assert found == {"AuditEvent": ["search-type"], "Observation": list(INTERACTIONS), "Patient": ["read"]}
+    rows = made()["rest"][0]["resource"]
+    found = {row["type"]: [item["code"] for item in row["interaction"]] for row in rows}
+    assert found == {"AuditEvent": ["search-type"], "Group": list(INTERACTIONS), "Observation": list(INTERACTIONS), "Patient": ["read"]}
+    assert [(row["type"], row["documentation"]) for row in rows if "documentation" in row] == [("Group", SYSTEMS_ONLY)]
 
 
 def test_only_what_the_policy_takes_is_listed() -> None:

@@ -91,9 +91,35 @@ def test_includes_pass_their_own_types_scope():
 
 
 @pytest.mark.parametrize("type_", ["Group", "List", "Person", "Binary", "Slot", "Bundle", "Subscription", "Nonsense"])
-def test_types_without_an_owner_are_denied(type_):
-    """A type without a subject-like parameter, or that names several patients, is not offered."""
-    assert judge(who("patient/*.cruds"), ask(Kind.READ, type_)).reason == "type-not-offered"
+def test_types_without_an_owner_are_no_persons(type_):
+    """A type without a subject-like parameter, or that names several patients, is not offered to persons, whatever the app was granted."""
+    for scope in ("patient/*.cruds", f"patient/{type_}.cruds", f"user/{type_}.cruds"):
+        for kind in (Kind.READ, Kind.SEARCH, Kind.CREATE, Kind.UPDATE):
+            assert judge(who(scope), ask(kind, type_)).reason == "type-not-offered"
+    user = who(f"user/*.cruds user/{type_}.cruds", PrincipalKind.USER)
+    assert judge(user, ask(Kind.READ, type_), practitioner_access="all").reason == "type-not-offered"
+    everything = judge(who("patient/*.cruds"), ask(Kind.SEARCH, "Observation"))
+    assert type_ not in everything.constraint.others
+
+
+def test_systems_have_the_types_without_an_owner():
+    """Who reaches everyone needs no rule about whose it is; a type that R4 does not know is nobody's."""
+    system = who("system/*.cruds", PrincipalKind.SYSTEM, patient="")
+    for type_ in ("Group", "List", "Schedule", "Bundle"):
+        for kind in (Kind.READ, Kind.SEARCH, Kind.CREATE, Kind.UPDATE):
+            assert judge(system, ask(kind, type_)).constraint.match == (Reach(None),)
+    assert judge(system, ask(Kind.READ, "Nonsense")).reason == "type-not-offered"
+
+
+@pytest.mark.parametrize("type_", ["SearchParameter", "Subscription", "StructureDefinition"])
+def test_definitions_are_written_by_those_whose_scope_names_them(type_):
+    """A wildcard reads them; it does not change how the EHR searches, checks, or whom it notifies."""
+    wildcard, named = who("system/*.cruds", PrincipalKind.SYSTEM), who(f"system/{type_}.cu", PrincipalKind.SYSTEM)
+    assert isinstance(judge(wildcard, ask(Kind.READ, type_)), Allow)
+    assert isinstance(judge(wildcard, ask(Kind.SEARCH, type_)), Allow)
+    for kind in (Kind.CREATE, Kind.UPDATE):
+        assert judge(wildcard, ask(kind, type_)).reason == "scope-missing"
+        assert isinstance(judge(named, ask(kind, type_)), Allow)
 
 
 REFUSED = [
