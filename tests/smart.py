@@ -124,10 +124,14 @@ class Smart:
         del connection
         self.records.append(record)
 
+    def append(self, record: AuditRecord) -> None:
+        """What the HTTP edge puts on record by itself."""
+        self.records.append(record)
+
     def app(self) -> FastAPI:
         """The HTTP edge."""
         app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
-        edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin)
+        edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
         parts = sign.SignPages(self.pages, self.people, self.sessions, self.accounts, self.authorizations, edge.ehrs, _address, self.grants)
         app.include_router(sign.router(parts))

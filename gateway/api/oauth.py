@@ -1,6 +1,7 @@
 """The machine endpoints of the authorization server: token, introspection, revocation, keys, style.
 
 Forms in, JSON out. Every answer, the refusals of the framework's kind included (method, media type, size), is JSON of RFC 6749 section 5.2.
+Each request that asks for something is on record before it is answered: with what it changed, or else here (`_on_record`), whatever became of it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ import structlog
 from fastapi import APIRouter, Request, Response
 
 from gateway.api.asgi import ClientGone, Limits, client_address, read_body, value, values
-from gateway.errors import FhirError
+from gateway.audit import AuditRecord
+from gateway.errors import FhirError, Unavailable
 from gateway.smart.server.discovery import STYLE
 from gateway.smart.server.requests import parse_form
-from gateway.smart.server.values import Caller, Decided, KeySource, TokenRequest, refused
+from gateway.smart.server.values import Caller, Decided, Event, KeySource, TokenRequest, refused
+from gateway.store.base import now
 
 log = structlog.get_logger("gateway.oauth")
 
 _LIMITS = Limits(cap=64 * 1024)
+_LONGEST_NAME = 64
+"""Characters of an unknown EHR's name on record: it is whatever somebody wrote into the address."""
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _NEVER_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _FORM = "application/x-www-form-urlencoded"
@@ -53,10 +58,14 @@ class Inspects(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OAuthEdge:
-    """What the routes need besides the server itself. `ehrs`: the names in the configuration."""
+    """What the routes need besides the server itself.
+
+    `ehrs`: the names in the configuration. `append` puts a record where it survives SIGKILL, or raises Unavailable.
+    """
 
     ehrs: Collection[str]
     allowed_origin: Callable[[str], Awaitable[bool]]
+    append: Callable[[AuditRecord], None]
     trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
 
 
@@ -65,13 +74,13 @@ def router(tokens: Tokens, inspector: Inspects, keys: KeySource, edge: OAuthEdge
     routes = APIRouter(include_in_schema=False)
 
     async def token(request: Request, ehr: str) -> Response:
-        return await _form_endpoint(request, ehr, tokens.token, edge)
+        return await _form_endpoint(request, ehr, "token", tokens.token, edge)
 
     async def introspect(request: Request, ehr: str) -> Response:
-        return await _form_endpoint(request, ehr, inspector.introspect, edge)
+        return await _form_endpoint(request, ehr, "introspect", inspector.introspect, edge)
 
     async def revoke(request: Request, ehr: str) -> Response:
-        return await _form_endpoint(request, ehr, inspector.revoke, edge)
+        return await _form_endpoint(request, ehr, "revoke", inspector.revoke, edge)
 
     async def jwks(request: Request, ehr: str) -> Response:
         return _document(request, await keys.public()) if ehr in edge.ehrs else _json(404, {"error": "not_found"})
@@ -85,25 +94,47 @@ def router(tokens: Tokens, inspector: Inspects, keys: KeySource, edge: OAuthEdge
     return routes
 
 
-async def _form_endpoint(request: Request, ehr: str, answer: Answer, edge: OAuthEdge) -> Response:
-    request_id = uuid.uuid4().hex
-    try:
-        response = _rendered(await _answered(request, ehr, answer, edge, request_id))
-    except ClientGone:
-        response = _json(400, {"error": "invalid_request"})
-    except FhirError as error:
-        code = "temporarily_unavailable" if error.status >= 500 else "invalid_request"
-        retry = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
-        response = _json(error.status, {"error": code, "error_description": error.message}, retry)
-    except Exception:  # the edge: whatever happened, the answer is OAuth's JSON and says nothing of it
-        log.exception("unexpected", request_id=request_id, ehr=ehr)
-        response = _json(500, {"error": "server_error"})
-    response.headers["X-Request-Id"] = request_id
+async def _form_endpoint(request: Request, ehr: str, action: str, answer: Answer, edge: OAuthEdge) -> Response:
+    caller = Caller(uuid.uuid4().hex, client_address(request.scope, edge.trusted_proxies))
+    decided = await _decided(request, ehr, answer, edge, caller)
+    if request.method != "OPTIONS":  # a preflight asks for nothing yet
+        decided = _on_record(decided, Event(ehr[:_LONGEST_NAME], caller, now()), action, edge)
+    response = _rendered(decided)
+    response.headers["X-Request-Id"] = caller.request_id
     await _cors(request, response, edge)
     return response
 
 
-async def _answered(request: Request, ehr: str, answer: Answer, edge: OAuthEdge, request_id: str) -> Decided:
+async def _decided(request: Request, ehr: str, answer: Answer, edge: OAuthEdge, caller: Caller) -> Decided:
+    try:
+        return await _answered(request, ehr, answer, edge, caller)
+    except ClientGone:
+        return refused("invalid_request")
+    except FhirError as error:
+        return _failed(error)
+    except Exception:  # the edge: whatever happened, the answer is OAuth's JSON and says nothing of it
+        log.exception("unexpected", request_id=caller.request_id, ehr=ehr)
+        return refused("server_error", status=500)
+
+
+def _failed(error: FhirError) -> Decided:
+    code = "temporarily_unavailable" if error.status >= 500 else "invalid_request"
+    retry = (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
+    return Decided(error.status, {"error": code, "error_description": error.message}, headers=retry)
+
+
+def _on_record(decided: Decided, event: Event, action: str, edge: OAuthEdge) -> Decided:
+    """The answer, once it is on record: what cannot be recorded is not given."""
+    if decided.recorded:
+        return decided
+    try:
+        edge.append(decided.record or event.record(action, decided.status, reason=decided.error))
+    except Unavailable as error:
+        return _failed(error)
+    return decided
+
+
+async def _answered(request: Request, ehr: str, answer: Answer, edge: OAuthEdge, caller: Caller) -> Decided:
     if request.method == "OPTIONS":
         return Decided(204, {})
     if ehr not in edge.ehrs:
@@ -117,7 +148,6 @@ async def _answered(request: Request, ehr: str, answer: Answer, edge: OAuthEdge,
     pairs = parse_form(await read_body(headers, request.receive, _LIMITS))
     if pairs is None:
         return refused("invalid_request", "The form cannot be read.")
-    caller = Caller(request_id, client_address(request.scope, edge.trusted_proxies))
     return await answer(ehr, TokenRequest(pairs, tuple(values(headers, b"authorization"))), caller)
 
 

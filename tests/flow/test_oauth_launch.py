@@ -81,5 +81,7 @@ async def test_standalone_launch_from_request_to_revocation(tmp_path):
             "grant",
             "token",
             "token",
+            "introspect",
             "revoke",
+            "introspect",
         ]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.errors import Unauthenticated
+from gateway.errors import Unauthenticated, Unavailable
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import digest
@@ -342,6 +342,70 @@ async def test_introspection_asks_who_asks(running):
         assert (response.status_code, response.json()) == (200, {"active": False})
     elsewhere = await http.post("/auth/other/introspect", data=form, auth=BASIC)
     assert elsewhere.json() == {"active": False}
+
+
+async def test_introspection_is_on_record(running):
+    """Who asked, about whose data, and what was answered; nothing of the token."""
+    token, records = await running.tokens(), running.server.records
+    http, path, form = running.http, "/auth/hapi/introspect", {"token": token["access_token"]}
+    asked = [
+        await http.post(path, data=form, auth=("other-web", "secret-of-other-web")),
+        await http.post(path, data=form, headers={"Authorization": f"Bearer {token['access_token']}"}),
+        await http.post(path, data={"token": "unknown"}, auth=BASIC),
+        await http.post(path, data=form, auth=("web", "wrong")),
+        await http.post(path, data={"other": "x"}, auth=BASIC),
+    ]
+    found = records[-len(asked) :]
+    told = [(one.action, one.outcome, one.status, one.reason, one.client_id, one.patients, one.detail) for one in found]
+    assert told == [
+        ("introspect", "0", 200, "", "other-web", ("a",), "token of web"),
+        ("introspect", "0", 200, "", "web", ("a",), "token of web"),
+        ("introspect", "0", 200, "", "web", (), "inactive"),
+        ("introspect", "4", 401, "invalid_client", "web", (), ""),
+        ("introspect", "4", 400, "invalid_request", "", (), ""),
+    ]
+    assert found[1].fhir_user == "Patient/a"
+    assert [one.request_id for one in found] == [one.headers["x-request-id"] for one in asked]
+    assert token["access_token"] not in repr(records)
+
+
+@pytest.mark.parametrize("action", ["token", "introspect", "revoke"])
+async def test_every_request_is_on_record_once(running, action):
+    """Also one that is refused before anybody looks at it: no such EHR, wrong method, wrong media type, no form, too large."""
+    http, path, records = running.http, f"/auth/hapi/{action}", running.server.records
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    await running.tokens()
+    records.clear()
+    answers = [
+        await http.post(f"/auth/{'n' * 300}/{action}", data={"token": "x"}),
+        await http.get(path),
+        await http.head(path),
+        await http.post(path, json={}),
+        await http.post(path, content="%FF=%FF", headers=form),
+        await http.post(path, content="x" * 70_000, headers=form),
+        await http.post(path, data={"token": "x", "grant_type": "x"}, auth=("nobody", "x")),
+        await http.post(path, data={"token": "x", "grant_type": "x"}, auth=BASIC),
+    ]
+    assert [answer.status_code for answer in answers[:6]] == [404, 405, 405, 415, 400, 413]
+    found = [(one.request_id, one.status, one.action, one.outcome) for one in records]
+    assert found == [(answer.headers["x-request-id"], answer.status_code, action, "0" if answer.status_code < 400 else "4") for answer in answers]
+    assert len(records[0].ehr) == 64
+    await http.options(path)
+    assert len(records) == len(answers)
+
+
+async def test_what_cannot_be_recorded_is_not_answered(running, monkeypatch):
+    """A token's description does not leave when nobody could read afterwards who asked for it."""
+    token = await running.tokens()
+
+    def full(_record: Any) -> None:
+        raise Unavailable(reason="audit-down", retry_after=2)
+
+    monkeypatch.setattr(running.server, "append", full)
+    http = smart.Browser(running.server.app()).http
+    response = await http.post("/auth/hapi/introspect", data={"token": token["access_token"]}, auth=BASIC)
+    assert (response.status_code, error(response), response.headers["retry-after"]) == (503, "temporarily_unavailable", "2")
+    assert "active" not in response.text
 
 
 async def test_introspection_repeats_the_token_response(running):

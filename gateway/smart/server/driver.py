@@ -99,7 +99,7 @@ class TokenDriver:
                     raise _LostError(effect)
             record = event.record("token", decided.status, reason=decided.error, patient=patient, detail="family-revoked" if revoked else "")
             await self._record_in(connection, record)
-        return decided
+        return replace(decided, recorded=True)
 
 
 async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) -> Snapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from gateway.smart.scopes import split
@@ -38,17 +39,18 @@ class Inspector:
         self._record_in, self._clock = record_in, clock
 
     async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
-        """What a token says, or that it is not active, and then nothing else."""
-        del caller
+        """What a token says, or that it is not active, and then nothing else. On record is who asked, and whose token it was."""
         token = dict(request.pairs).get("token", "")
         if repeated(request.pairs) or not token:
             return refused("invalid_request")
-        if not await self._may_ask(ehr, request):
-            return CLIENT_REFUSED
+        asking, may_ask = await self._asking(ehr, request, caller)
+        if not may_ask:
+            return _noted(CLIENT_REFUSED, asking, "introspect")
         found = await rows.bearer(self._database.derive, digest(token))
-        if found is None or refusal(found, ehr, self._clock()):
-            return Decided(200, _INACTIVE)
-        return Decided(200, described(found, Endpoints(self._public_url, ehr)))
+        if found is None or refusal(found, ehr, asking.now):
+            return _noted(Decided(200, _INACTIVE), asking, "introspect", detail="inactive")
+        active = Decided(200, described(found, Endpoints(self._public_url, ehr)))
+        return _noted(active, asking, "introspect", patient=found.grant.patient, detail=f"token of {found.grant.client_id}")
 
     async def revoke(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """End a token of the asking client. A refresh token ends its whole family; what is unknown or another's is left alone, and 200."""
@@ -56,31 +58,35 @@ class Inspector:
         if repeated(request.pairs) or not token:
             return refused("invalid_request")
         client = await self._client(ehr, request, public=True)
-        if client is None:
-            return CLIENT_REFUSED
         moment = self._clock()
+        asking = Event(ehr, caller, moment, client, client_id=_named(request))
+        if client is None:
+            return _noted(CLIENT_REFUSED, asking, "revoke")
         async with self._database.write() as connection:
             hash_ = digest(token)
             refresh, access = await rows.refresh_token(connection, hash_), await rows.access_token(connection, hash_)
             found = refresh or access
             grant = await rows.grant(connection, found.grant_id) if found else None
             if grant is None or grant.client_id != client.id or grant.ehr != ehr:
-                return Decided(200, {})
+                return _noted(Decided(200, {}), asking, "revoke", detail="no token of this client")
             if refresh:
                 await rows.revoke_grant(connection, grant.id, moment, "client")
             else:
                 await rows.revoke_access_token(connection, hash_, moment)
             account = await rows.account(connection, grant.account_id) if grant.account_id else None
-            event = Event(ehr, caller, moment, client, account)
-            await self._record_in(connection, event.record("revoke", 200, patient=grant.patient))
-        return Decided(200, {})
+            await self._record_in(connection, replace(asking, account=account).record("revoke", 200, patient=grant.patient))
+        return Decided(200, {}, recorded=True)
 
-    async def _may_ask(self, ehr: str, request: TokenRequest) -> bool:
+    async def _asking(self, ehr: str, request: TokenRequest, caller: Caller) -> tuple[Event, bool]:
+        """Who asks, as far as that is known, and whether the answer may be given."""
+        moment = self._clock()
         header = request.authorization[0] if len(request.authorization) == 1 else ""
         scheme, _, value = header.partition(" ")
         if scheme.lower() != "bearer":
-            return await self._client(ehr, request, public=False) is not None
-        return not refusal(await rows.bearer(self._database.derive, digest(value.strip())), ehr, self._clock())
+            client = await self._client(ehr, request, public=False)
+            return Event(ehr, caller, moment, client, client_id=_named(request)), client is not None
+        own = await rows.bearer(self._database.derive, digest(value.strip()))
+        return Event(ehr, caller, moment, own.client if own else None, own.account if own else None), not refusal(own, ehr, moment)
 
     async def _client(self, ehr: str, request: TokenRequest, *, public: bool) -> Client | None:
         asked = presented(request)
@@ -93,6 +99,16 @@ class Inspector:
             return True
         async with self._database.write() as connection:
             return all([await rows.remember_jti(connection, one.hash, one.expires_at) for one in used])
+
+
+def _named(request: TokenRequest) -> str:
+    """The client that a request says it comes from, whether that is so or not."""
+    return presented(request).client_id[:255]
+
+
+def _noted(decided: Decided, asking: Event, action: str, *, patient: str = "", detail: str = "") -> Decided:
+    """The answer with its record, which holds nothing of the token."""
+    return replace(decided, record=asking.record(action, decided.status, reason=decided.error, patient=patient, detail=detail))
 
 
 def described(bearer: Bearer, endpoints: Endpoints) -> dict[str, Any]:

@@ -177,12 +177,17 @@ Effect = RememberJti | ConsumeCode | RotateRefresh | RevokeFamily | IssueTokens
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """An OAuth answer, and what must be committed before it is given."""
+    """An OAuth answer, and what must be committed before it is given.
+
+    `record` is what goes on record about it, where more is known than who called; `recorded`: that is committed already, with the effects.
+    """
 
     status: int
     body: Mapping[str, Any]
     effects: tuple[Effect, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    record: AuditRecord | None = None
+    recorded: bool = False
 
     @property
     def error(self) -> str:
@@ -227,7 +232,7 @@ class Event:
             request_id=self.caller.request_id,
             ehr=self.ehr,
             action=action,
-            outcome="0" if status < 400 else "4",  # HTTP: refusals begin there
+            outcome="0" if status < 400 else "4" if status < 500 else "8",  # HTTP: refusals begin there, failures of ours there
             status=status,
             reason=reason,
             principal=_kind(account) if account else ("system" if client and not client.redirect_uris else "anonymous"),
