@@ -16,7 +16,7 @@ from gateway.errors import ConfigError
 from gateway.ingest import admin
 from gateway.ingest.admin import Listed, Shown
 from gateway.seal import SealBroken
-from gateway.store.inbox import Accounting, Entry, State
+from gateway.store.inbox_rows import Accounting, Entry, State
 
 LIST = """\b
 Example:

@@ -24,7 +24,7 @@ from gateway.ingest.stored import StoredAnswer
 from gateway.ingest.transaction import Transaction
 from gateway.proxy.answer import RequestContext
 from gateway.smart.principal import Principal
-from gateway.store.inbox import UNCONFIRMED, Entry, State
+from gateway.store.inbox_rows import UNCONFIRMED, Entry, State
 
 CONFLICTS = 3
 """Attempts after which an EHR's 409 is taken as its last word: most are two writers at the same moment."""

@@ -41,7 +41,7 @@ from gateway.smart.principal import Principal
 from gateway.store import inbox
 from gateway.store.base import Database, now
 from gateway.store.group import Group
-from gateway.store.inbox import Claimed, Entry, Fenced, Message, State
+from gateway.store.inbox_rows import Claimed, Entry, Fenced, Message, State
 
 log = structlog.get_logger("gateway.worker")
 

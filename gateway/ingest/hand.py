@@ -16,7 +16,7 @@ from gateway.ingest.posted import Posts
 from gateway.ingest.stored import StoredAnswer
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.principal import Principal
-from gateway.store.inbox import Entry, State
+from gateway.store.inbox_rows import Entry, State
 
 ROUNDS = 3
 """How often an update is applied anew to a record that moved on (FAULT-U23)."""

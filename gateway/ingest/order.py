@@ -15,7 +15,7 @@ from gateway.fhir.compartment import patients_of
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.tables import Tables
 from gateway.ingest import identifier
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 Resource = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from gateway.fhir import splice
 from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.fhir.json import parse_trusted
 from gateway.fhir.search import render
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 _NO_GUARDS: Mapping[int, tuple[Param, ...]] = {}
 _RESTFUL = re.compile(r"(?P<base>.*/)?(?P<local>[A-Z][A-Za-z]+/[A-Za-z0-9\-.]{1,64})", re.DOTALL)

@@ -22,7 +22,7 @@ from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.ingest import identifier, stored
 from gateway.ingest.identifier import Identifier, There
 from gateway.ingest.stored import StoredAnswer
-from gateway.store.inbox import OTHERS, Entry
+from gateway.store.inbox_rows import OTHERS, Entry
 
 ROUNDS = 3
 """How often a create is tried anew when others make such records at the same moment."""
@@ -114,7 +114,7 @@ def place(entry: Entry, there: There | None) -> str:
 
 
 def seen(there: There | None) -> str | None:
-    """What is kept of a look (`store.inbox.Entry.seen`)."""
+    """What is kept of a look (`store.inbox_rows.Entry.seen`)."""
     return None if there is None else OTHERS if there.ids else ""
 
 

@@ -31,7 +31,7 @@ from gateway.smart.principal import Principal
 from gateway.store import inbox
 from gateway.store.base import Database, now
 from gateway.store.group import Group
-from gateway.store.inbox import Entry, Message, NewMessage, State
+from gateway.store.inbox_rows import FINAL, Added, Entry, Message, NewMessage, State
 from gateway.store.oauth_rows import new_secret
 
 log = structlog.get_logger("gateway.inbox")
@@ -133,14 +133,14 @@ class Inbox:
         context: RequestContext,
         mode: str,
         entries: tuple[Entry, ...],
-    ) -> inbox.Added:
+    ) -> Added:
         parts = plan.parts(interaction)
         resources = [cast("Mapping[str, Any]", parse(part.body)) for part in parts]
         new = self._row(principal, interaction, headers, body, context, mode, entries)
         keys = order.keys(principal.client_id, principal.ehr, list(zip(parts, entries, resources, strict=True)))
         record = trail.received(new, order.patients(resources, self._tables), context.address)
 
-        async def store(connection: AsyncConnection) -> inbox.Added:
+        async def store(connection: AsyncConnection) -> Added:
             added = await inbox.add(connection, new, entries, keys)
             repeat = trail.looked_up(principal, added.message.id, context, action="push-repeat", status=200)
             await self._audit.record_in(connection, record if added.first else repeat)
@@ -152,13 +152,13 @@ class Inbox:
         except Unavailable:
             return await self._stored_after_all(new.id)
 
-    async def _stored_after_all(self, id_: str) -> inbox.Added:
+    async def _stored_after_all(self, id_: str) -> Added:
         """A connection may break after the commit and before its answer (FAULT-D4): 503 only when the row is not there."""
         async with self._database.read() as connection:
             message = await inbox.get(connection, id_)
         if message is None:
             raise Unavailable(reason="store-down", retry_after=2)
-        return inbox.Added(message, first=True)
+        return Added(message, first=True)
 
     def _row(
         self,
@@ -196,7 +196,7 @@ class Inbox:
 
     # The answer ------------------------------------------------------------------------------------------------------------
 
-    async def _answer(self, added: inbox.Added, context: RequestContext, wait: float) -> Answer:
+    async def _answer(self, added: Added, context: RequestContext, wait: float) -> Answer:
         """Whatever fails from here on, the message is stored: the worst answer is 202."""
         base = f"{self._door.public_url}/fhir/{added.message.ehr}"
         if added.first and not wait:
@@ -218,7 +218,7 @@ class Inbox:
             while True:
                 async with self._database.read() as connection:
                     state, sealed = await inbox.result(connection, message.id)
-                if state in inbox.FINAL:
+                if state in FINAL:
                     return self._vault.answer(message.id, sealed) if sealed and state != State.DEAD else None
                 left = deadline - loop.time()
                 if left <= 0:

@@ -7,7 +7,7 @@ from gateway.smart.principal import Principal, PrincipalKind, Push
 from gateway.smart.scopes import Scope, clinical
 from gateway.store import oauth
 from gateway.store.base import Database
-from gateway.store.inbox import Message
+from gateway.store.inbox_rows import Message
 from gateway.store.oauth_rows import Client
 
 

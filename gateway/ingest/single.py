@@ -12,7 +12,7 @@ from gateway.fhir.json import parse
 from gateway.ingest import identifier, plan, stored
 from gateway.ingest.hand import ROUNDS, Hand
 from gateway.ingest.stored import StoredAnswer
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from gateway.fhir import outcome
 from gateway.fhir.json import serialize
 from gateway.ingest.stored import StoredAnswer, response_entry
 from gateway.proxy.answer import Answer
-from gateway.store.inbox import UNCONFIRMED, Message, State
+from gateway.store.inbox_rows import UNCONFIRMED, Message, State
 
 RETRY_AFTER = 2
 """Seconds after which a sender may ask again."""

@@ -13,7 +13,7 @@ from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.json import serialize
 from gateway.proxy.answer import Answer
 from gateway.seal import Seals
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 Headers = Sequence[tuple[bytes, bytes]]
 _KEPT = frozenset({b"content-type", b"if-match", b"if-none-exist", b"if-none-match", b"prefer"})

@@ -12,7 +12,7 @@ from gateway.errors import FhirError
 from gateway.fhir.interaction import Interaction
 from gateway.proxy.answer import RequestContext
 from gateway.smart.principal import Principal
-from gateway.store.inbox import Message, NewMessage
+from gateway.store.inbox_rows import Message, NewMessage
 
 _MOST = 200
 """Patients on one record."""

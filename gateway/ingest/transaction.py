@@ -12,7 +12,7 @@ from gateway.ingest.hand import ROUNDS, Hand
 from gateway.ingest.identifier import There
 from gateway.ingest.posted import Unconfirmed
 from gateway.ingest.stored import StoredAnswer
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 
 @dataclass(frozen=True, slots=True)

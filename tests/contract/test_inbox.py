@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.store import inbox, schema
+from gateway.store import inbox, inbox_admin, schema
 from gateway.store.base import Database
-from gateway.store.inbox import Entry, Fenced, NewMessage, State
+from gateway.store.inbox_rows import OTHERS, UNCONFIRMED, Added, Claimed, Entry, Fenced, NewMessage, State
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -47,12 +47,12 @@ def new(**changes) -> NewMessage:
     return NewMessage(**(values | changes))
 
 
-async def put(database: Database, *keys: str, **changes) -> inbox.Added:
+async def put(database: Database, *keys: str, **changes) -> Added:
     async with database.write() as connection:
         return await inbox.add(connection, new(**changes), [Entry(0, "create", "Observation", "gw1")], keys or ("k",))
 
 
-async def claim(database: Database, *, at: datetime = NOON, limit: int = 10, paused=(), lease: int = 10) -> list[inbox.Claimed]:
+async def claim(database: Database, *, at: datetime = NOON, limit: int = 10, paused=(), lease: int = 10) -> list[Claimed]:
     async with database.write() as connection:
         return list(
             await inbox.claim(
@@ -61,14 +61,14 @@ async def claim(database: Database, *, at: datetime = NOON, limit: int = 10, pau
         )
 
 
-async def finish(database: Database, claimed: inbox.Claimed, state: State = State.DONE, **more) -> None:
+async def finish(database: Database, claimed: Claimed, state: State = State.DONE, **more) -> None:
     async with database.write() as connection:
         await inbox.finish(connection, claimed.message, state, at=NOON, **more)
 
 
 async def states(database: Database) -> dict[str, str]:
     async with database.read() as connection:
-        return {one.id: one.state for one in await inbox.listing(connection)}
+        return {one.id: one.state for one in await inbox_admin.listing(connection)}
 
 
 async def test_messages_of_one_key_go_one_after_the_other(database):
@@ -156,7 +156,7 @@ async def test_what_was_seen_before_sending_is_there_for_the_next_attempt(databa
     assert third.entries[0].seen == 'W/"3"'
 
 
-async def put_posts(database: Database) -> inbox.Claimed:
+async def put_posts(database: Database) -> Claimed:
     """Three creates of one message, one of them with a fixed id; claimed."""
     async with database.write() as connection:
         entries = [Entry(0, "create", "Observation", "gw1"), Entry(1, "create", "Observation", ""), Entry(2, "create", "Observation", "")]
@@ -175,7 +175,7 @@ async def test_only_what_has_a_fixed_id_counts_as_tried_without_having_been_mark
     """A look costs a read there; elsewhere nobody could tell any more."""
     first = await put_posts(database)
     async with database.write() as connection:
-        await inbox.sending(connection, first.message, {1: inbox.OTHERS})
+        await inbox.sending(connection, first.message, {1: OTHERS})
         await inbox.again(connection, first.message, at=NOON, error="ehr-503")
     assert await marks(database) == [("gw1", True, None), ("", True, "others"), ("", False, None)]
 
@@ -201,15 +201,15 @@ async def test_an_id_that_is_given_up_is_gone_for_good(database):
                 await change(connection, first.message, [0])
 
 
-@pytest.mark.parametrize(("error", "left"), [(inbox.UNCONFIRMED, [True, False, False]), ("ehr-500", [True, True, True])])
+@pytest.mark.parametrize(("error", "left"), [(UNCONFIRMED, [True, False, False]), ("ehr-500", [True, True, True])])
 async def test_a_second_chance_sends_again_what_nobody_could_find(database, error, left):
     """When that is what it died of. What can be looked for is looked for all the same."""
     first = await put_posts(database)
     async with database.write() as connection:
-        await inbox.sending(connection, first.message, {0: None, 1: None, 2: inbox.OTHERS})
+        await inbox.sending(connection, first.message, {0: None, 1: None, 2: OTHERS})
     await finish(database, first, State.DEAD, error=error)
     async with database.write() as connection:
-        assert await inbox.retry(connection, "m", NOON)
+        assert await inbox_admin.retry(connection, "m", NOON)
     assert [tried for _, tried, _ in await marks(database)] == left
 
 
@@ -243,7 +243,7 @@ async def test_fifty_at_once_under_one_identity_are_one_row(database):
     assert sum(one.first for one in added) == 1
     assert len({one.message.seq for one in added}) == 1
     async with database.read() as connection:
-        assert (await inbox.accounting(connection)).acknowledged == 1
+        assert (await inbox_admin.accounting(connection)).acknowledged == 1
 
 
 async def test_one_identity_with_other_content_is_stored_and_flagged(database):
@@ -270,8 +270,8 @@ async def test_behind_a_dead_one_everything_of_its_keys_is_held_until_it_is_retr
     assert await claim(database) == []
 
     async with database.write() as connection:
-        assert await inbox.retry(connection, "a1", NOON)
-        assert not await inbox.retry(connection, "b1", NOON)
+        assert await inbox_admin.retry(connection, "a1", NOON)
+        assert not await inbox_admin.retry(connection, "b1", NOON)
     order = []
     while found := await claim(database):
         order += [one.message.id for one in found]
@@ -289,10 +289,10 @@ async def test_two_dead_ones_hold_until_both_are_gone(database):
     for one in await claim(database):
         await finish(database, one, State.DEAD)
     async with database.write() as connection:
-        assert await inbox.drop(connection, "a1", NOON, b"dropped")
+        assert await inbox_admin.drop(connection, "a1", NOON, b"dropped")
     assert await states(database) == {"a1": "rejected", "b1": "dead", "a2": "received", "ab": "held"}
     async with database.read() as connection:
-        counted = await inbox.accounting(connection)
+        counted = await inbox_admin.accounting(connection)
     assert (counted.rejected, counted.dead, counted.pending, counted.held, counted.holds) == (1, 1, 1, 1, True)
 
 
@@ -310,7 +310,7 @@ async def test_a_message_under_lease_cannot_be_dropped(database):
     await put(database, id="m")
     await claim(database)
     async with database.write() as connection:
-        assert not await inbox.drop(connection, "m", NOON, b"")
+        assert not await inbox_admin.drop(connection, "m", NOON, b"")
 
 
 async def test_entries_keep_their_own_state(database):
@@ -358,14 +358,14 @@ async def test_a_rolled_back_receipt_leaves_nothing(database):
             await inbox.add(connection, new(), [Entry(0, "create", "Observation", "g")], ("k",))
             raise ZeroDivisionError
     async with database.read() as connection:
-        assert (await inbox.accounting(connection)).acknowledged == 0
+        assert (await inbox_admin.accounting(connection)).acknowledged == 0
     assert await claim(database) == []
 
 
 async def test_accounting_of_an_empty_store(database):
     """All zero, and the identity holds."""
     async with database.read() as connection:
-        counted = await inbox.accounting(connection)
+        counted = await inbox_admin.accounting(connection)
     assert counted.holds
     assert (counted.acknowledged, counted.oldest_pending) == (0, None)
 
@@ -375,4 +375,4 @@ async def test_the_oldest_pending_message_is_told(database):
     await put(database, "a", received_at=NOON - timedelta(hours=1))
     await put(database, "b")
     async with database.read() as connection:
-        assert (await inbox.accounting(connection)).oldest_pending == NOON - timedelta(hours=1)
+        assert (await inbox_admin.accounting(connection)).oldest_pending == NOON - timedelta(hours=1)

@@ -27,7 +27,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.ingest import points
-from gateway.store import inbox, schema
+from gateway.store import inbox_admin, schema
 from gateway.store import oauth as rows
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database, now
@@ -390,14 +390,14 @@ async def _until_settled(run: Run, database: Database) -> float:
         await asyncio.gather(*run.tasks)
         while True:
             async with database.read() as connection:
-                if not (await inbox.accounting(connection)).pending:
+                if not (await inbox_admin.accounting(connection)).pending:
                     return time.monotonic() - began
             await asyncio.sleep(0.1)
 
 
 async def _check(run: Run, database: Database, data: Path) -> None:
     async with database.read() as connection:
-        counted = await inbox.accounting(connection)
+        counted = await inbox_admin.accounting(connection)
     assert counted.holds
     assert (counted.rejected, counted.dead, counted.held, counted.pending) == (0, 0, 0, 0)
     acknowledged = sum(push.acknowledged for push in run.plan.pushes)
@@ -432,7 +432,7 @@ async def _check(run: Run, database: Database, data: Path) -> None:
 
 async def _figures(run: Run, database: Database) -> str:
     async with database.read() as connection:
-        counted = await inbox.accounting(connection)
+        counted = await inbox_admin.accounting(connection)
         attempts = (await connection.execute(text("SELECT sum(attempts), sum(attempts > 1) FROM inbox_message"))).one()
     pushes = run.plan.pushes
     lost = sum(not push.acknowledged for push in pushes)

@@ -17,7 +17,7 @@ import pytest
 
 from gateway.ingest import admin
 from gateway.sandbox.double import Double, served
-from gateway.store import inbox
+from gateway.store.inbox_rows import UNCONFIRMED, State
 from tests.fault.test_kill import WORKER_POINTS, Processes
 from tests.flow.whole import Whole, whole
 
@@ -107,8 +107,8 @@ async def _unknown(gateway: Whole) -> Counter[int]:
     """The numbers of the messages that are dead because nobody can tell."""
     state = gateway.gateway.state
     found: Counter[int] = Counter()
-    for one in await admin.listed(state.database, state=str(inbox.State.DEAD), limit=10_000):
-        assert one.error == inbox.UNCONFIRMED, one
+    for one in await admin.listed(state.database, state=str(State.DEAD), limit=10_000):
+        assert one.error == UNCONFIRMED, one
         shown = await admin.shown(state.database, state.seals, one.id)
         assert shown is not None
         asked = json.loads(shown.request.body)

@@ -22,8 +22,9 @@ from gateway.proxy.answer import Answer, RequestContext
 from gateway.seal import Sealer
 from gateway.smart.principal import Principal, PrincipalKind, Push
 from gateway.smart.scopes import clinical
-from gateway.store import inbox, oauth, schema
+from gateway.store import inbox_admin, oauth, schema
 from gateway.store.base import Database, now
+from gateway.store.inbox_rows import Accounting, Message
 from gateway.store.oauth_rows import Client
 from tests.unit.shelf import LOST, Shelf
 
@@ -101,7 +102,7 @@ class Gateway:
         token = answer.header("Content-Location").removeprefix(f"{BASE}/_async/")
         return await self.inbox.status(by, token, RequestContext("r2"))
 
-    async def accounting(self) -> inbox.Accounting:
+    async def accounting(self) -> Accounting:
         found = await admin.accounting(self.database)
         assert found.holds
         return found
@@ -634,9 +635,9 @@ async def test_two_workers_on_one_postgres_keep_the_order_and_deliver_once(postg
         await database.close()
 
 
-async def _listing(database: Database) -> tuple[inbox.Message, ...]:
+async def _listing(database: Database) -> tuple[Message, ...]:
     async with database.read() as connection:
-        return await inbox.listing(connection)
+        return await inbox_admin.listing(connection)
 
 
 async def test_a_full_disk_is_503_reads_go_on_and_space_is_enough_to_recover(gateway, tmp_path):

@@ -11,7 +11,7 @@ from gateway.ingest.attempt import Attempt, Result
 from gateway.ingest.stored import StoredAnswer
 from gateway.proxy.answer import RequestContext
 from gateway.smart.principal import Principal, PrincipalKind
-from gateway.store.inbox import Entry, Fenced
+from gateway.store.inbox_rows import Entry, Fenced
 from tests.unit.shelf import Shelf
 
 BASE = "https://gw/fhir/hapi"

@@ -9,7 +9,7 @@ import pytest
 from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.errors import Conflict, Throttled, Unavailable, Unprocessable, UpstreamFault, UpstreamTimeout
 from gateway.ingest.attempt import Done, Later, Rejected
-from gateway.store.inbox import Fenced
+from gateway.store.inbox_rows import Fenced
 from tests.unit.pushed import BASE, Message, result
 from tests.unit.shelf import LOST, NEVER, Shelf
 

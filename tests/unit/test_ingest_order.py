@@ -7,7 +7,7 @@ import json
 from gateway import shipped
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.ingest import order
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 
 def keys(*resources: dict, client: str = "lab", kind: Kind = Kind.CREATE, condition: tuple[Param, ...] = ()) -> frozenset[str]:

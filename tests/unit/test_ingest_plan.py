@@ -10,7 +10,7 @@ from gateway.errors import BadRequest
 from gateway.fhir import request
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.ingest import plan
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 JSON = ((b"content-type", b"application/fhir+json"),)
 

@@ -12,7 +12,7 @@ from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.ingest import identifier, order, plan
 from gateway.ingest.attempt import Dead, Done, Later, Rejected
 from gateway.ingest.identifier import Identifier, There
-from gateway.store.inbox import OTHERS, Entry
+from gateway.store.inbox_rows import OTHERS, Entry
 from tests.unit.pushed import BASE, Message, result
 from tests.unit.shelf import LOST, NEVER, Shelf, offering
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import Forbidden
 from gateway.ingest.senders import principal_of
 from gateway.smart.principal import PrincipalKind, Push
-from gateway.store.inbox import Message
+from gateway.store.inbox_rows import Message
 from gateway.store.oauth_rows import Client
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

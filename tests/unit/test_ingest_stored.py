@@ -11,7 +11,7 @@ from gateway.fhir.interaction import Interaction, Kind
 from gateway.ingest import stored
 from gateway.ingest.stored import StoredAnswer, Vault
 from gateway.seal import SealBroken, Sealer
-from gateway.store.inbox import Entry
+from gateway.store.inbox_rows import Entry
 
 VAULT = Vault(Sealer((b"k" * 32,)))
 BASE = "https://gw/fhir/hapi"
