@@ -364,13 +364,29 @@ async def refresh_token(connection: AsyncConnection, hash_: str) -> RefreshToken
     return await _one(connection, RefreshToken, t.refresh_token, hash_)
 
 
-async def rotate_refresh_token(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
-    """Use it. True once, and only in time."""
+async def rotate_refresh_token(connection: AsyncConnection, value: RefreshToken, at: datetime) -> bool:
+    """Use it. True once, and only in time. Whoever has it got the answer in which its predecessor was replaced."""
     table = t.refresh_token
-    return await _changed(
+    rotated = await _changed(
         connection,
-        update(table).where(table.c.hash == hash_, table.c.state == "active", table.c.expires_at > at).values(state="rotated"),
+        update(table).where(table.c.hash == value.hash, table.c.state == "active", table.c.expires_at > at).values(state="rotated"),
     )
+    if rotated and value.replaces:
+        await spend_refresh_token(connection, value.replaces)
+    return rotated
+
+
+async def spend_refresh_token(connection: AsyncConnection, hash_: str) -> None:
+    """What replaced it was used: from now on it is nobody's but a thief's, or a victim's."""
+    table = t.refresh_token
+    await connection.execute(update(table).where(table.c.hash == hash_, table.c.state == "rotated").values(state="spent"))
+
+
+async def first_use(connection: AsyncConnection, value: AccessToken) -> None:
+    """The answer in which this token came has arrived."""
+    table = t.access_token
+    await spend_refresh_token(connection, value.replaces)
+    await connection.execute(update(table).where(table.c.hash == value.hash).values(replaces=""))
 
 
 async def jti_seen(connection: AsyncConnection, hash_: str) -> bool:

@@ -171,7 +171,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """An opaque bearer token."""
+    """An opaque bearer token. `replaces`: the hash of the refresh token that was given for it, until its first use; else ""."""
 
     hash: str
     grant_id: str
@@ -179,17 +179,23 @@ class AccessToken:
     issued_at: datetime
     expires_at: datetime
     revoked_at: datetime | None = None
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """One link in the chain of rotated refresh tokens. Its scope is that of the grant (RFC 6749 section 6)."""
+    """One link in the chain of rotated refresh tokens. Its scope is that of the grant (RFC 6749 section 6).
+
+    `state`: `active`; `rotated`, an answer with its successors was sent; `spent`, that answer arrived: one of them was used.
+    `replaces`: the hash of its predecessor, or "".
+    """
 
     hash: str
     grant_id: str
-    state: str  # active | rotated
+    state: str
     issued_at: datetime
     expires_at: datetime
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ access_token = Table(
     Column("issued_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
     Column("revoked_at", UtcDateTime),
+    Column("replaces", _HASH, nullable=False, default="", server_default=""),
 )
 
 refresh_token = Table(
@@ -158,6 +159,7 @@ refresh_token = Table(
     Column("state", String(8), nullable=False),
     Column("issued_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Column("replaces", _HASH, nullable=False, default="", server_default=""),
 )
 
 # Assertions that were used (RFC 7523 section 3, SMART "Validating the request": jti per issuer).

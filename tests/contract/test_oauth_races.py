@@ -59,14 +59,28 @@ async def test_a_code_is_exchanged_once(server):
 
 
 async def test_a_refresh_token_is_rotated_once(server):
-    """ATK-O13: one 200 at most, and the family is over."""
+    """ATK-O13: one 200 at most. Nobody was robbed: a client that sent its request many times has one answer, and what is in it counts."""
     browser = smart.Browser(server.app())
     token = await smart.launch(browser, SCOPE)
     form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
     found = await at_once(browser.http, form)
     assert statuses(found) == [200] + [400] * (PARALLEL - 1)
     new = next(response.json() for response in found if response.status_code == 200)
-    assert (await smart.exchange(browser.http, form | {"refresh_token": new["refresh_token"]})).status_code == 400
+    assert (await smart.exchange(browser.http, form | {"refresh_token": new["refresh_token"]})).status_code == 200
+    assert (await smart.exchange(browser.http, form)).json()["error"] == "invalid_grant"
+
+
+async def test_a_token_used_before_and_after_the_first_use_of_its_successor(server):
+    """ATK-O13: reuse and first use at once; whichever is first, a reuse after it ends the family."""
+    browser = smart.Browser(server.app())
+    token = await smart.launch(browser, SCOPE)
+    form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
+    new = (await smart.exchange(browser.http, form)).json()
+    bearer = [f"Bearer {new['access_token']}"]
+    await asyncio.gather(*(server.authenticator.principal("hapi", bearer) for _ in range(PARALLEL)))
+    assert statuses(await at_once(browser.http, form)) == [400] * PARALLEL
+    with pytest.raises(Unauthenticated):
+        await server.authenticator.principal("hapi", bearer)
 
 
 async def test_an_assertion_is_used_once(server):
@@ -179,6 +193,7 @@ async def test_pruning_forgets_what_has_no_effect(server):
     token = await smart.launch(browser, SCOPE)
     form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
     second = (await smart.exchange(browser.http, form)).json()
+    await server.authenticator.principal("hapi", [f"Bearer {second['access_token']}"])
     server.clock.forward(7200)
     moment = server.clock()
     async with server.database.write() as connection:

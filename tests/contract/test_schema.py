@@ -81,8 +81,9 @@ def _with_one_more(tmp_path: Path) -> Path:
     for path in schema.SCRIPTS.rglob("*.*"):
         if path.suffix in {".py", ".mako"}:
             (folder / path.relative_to(schema.SCRIPTS)).write_text(path.read_text())
+    newest = max(path.name[:4] for path in (folder / "versions").glob("[0-9]*.py"))
     (folder / "versions" / "9999_more.py").write_text(
-        "from alembic import op\nimport sqlalchemy as sa\nrevision = '9999'\ndown_revision = '0002'\n"
+        f"from alembic import op\nimport sqlalchemy as sa\nrevision = '9999'\ndown_revision = '{newest}'\n"
         "def upgrade():\n    op.create_table('one_more', sa.Column('id', sa.Integer(), primary_key=True))\n"
     )
     return folder

@@ -237,6 +237,35 @@ async def test_refresh_rotates_and_reuse_ends_the_family(running):
     assert error(await running.post({"grant_type": "refresh_token", "refresh_token": second["refresh_token"]})) == "invalid_grant"
 
 
+async def test_an_answer_that_was_lost_is_no_theft(running):
+    """ATK-O13: whoever never used what replaced a token may have lost the answer; the token is over, and the family lives."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    lost = (await running.post(form)).json()
+    for _ in range(2):
+        assert error(await running.post(form)) == "invalid_grant"
+    assert await running.counts(first["access_token"])
+    second = (await running.post(form | {"refresh_token": lost["refresh_token"]})).json()  # it was not lost after all
+    assert await running.counts(second["access_token"])
+    assert error(await running.post(form)) == "invalid_grant"
+    assert not await running.counts(second["access_token"])
+
+
+@pytest.mark.parametrize("used", ["access_token", "refresh_token"])
+async def test_the_first_use_of_a_successor_is_proof(running, used):
+    """ATK-O13: by the access token that came with it or by the next refresh, the answer had arrived; after that a reuse is theft."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    second = (await running.post(form)).json()
+    if used == "access_token":
+        assert await running.counts(second["access_token"])
+    else:
+        assert (await running.post(form | {"refresh_token": second["refresh_token"]})).status_code == 200
+    assert error(await running.post(form)) == "invalid_grant"
+    assert not await running.counts(second["access_token"])
+    assert not await running.counts(first["access_token"])
+
+
 @pytest.mark.parametrize(
     "scope", ["patient/Observation.cruds", "patient/*.rs", "patient/Observation.rs patient/Condition.rs", "user/Observation.rs", "email"]
 )

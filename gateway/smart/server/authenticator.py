@@ -33,6 +33,9 @@ class Authenticator:
         reason = refusal(bearer, ehr, self._clock())
         if reason or bearer is None:
             raise Unauthenticated("This access token does not count here.", reason=reason)
+        if bearer.token.replaces:
+            async with self._database.write() as connection:
+                await rows.first_use(connection, bearer.token)
         return principal_of(bearer)
 
     async def allowed_origin(self, origin: str) -> bool:

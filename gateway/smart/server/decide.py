@@ -55,11 +55,13 @@ class TokenCore(Core):
         grant = snapshot.grant or Grant(
             id=new_id(), ehr=snapshot.endpoints.ehr, client_id=request.client.row.id, scope=token["scope"], created_at=now, exchanged_at=now
         )
-        access = AccessToken(digest(token["access_token"]), grant.id, token["scope"], now, now + timedelta(seconds=token["expires_in"]))
+        replaces = snapshot.refresh.hash if snapshot.refresh else ""
+        until = now + timedelta(seconds=token["expires_in"])
+        access = AccessToken(digest(token["access_token"]), grant.id, token["scope"], now, until, replaces=replaces)
         refresh = None
         if "refresh_token" in token:
             until = now + timedelta(seconds=snapshot.lifetimes.refresh)
-            refresh = RefreshToken(digest(token["refresh_token"]), grant.id, "active", now, until)
+            refresh = RefreshToken(digest(token["refresh_token"]), grant.id, "active", now, until, replaces)
         self.add(IssueTokens(grant.id, access, refresh, None if snapshot.grant else grant))
 
     def _new_token(self, *, grant_type: str, scope: str, include_refresh_token: bool, **_: Any) -> dict[str, Any]:

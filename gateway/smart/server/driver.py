@@ -1,7 +1,7 @@
 """Reads what a token request names, lets `decide` judge it, and commits the effects in one transaction, each by compare-and-set.
 
 Between reading and committing anything may have happened: then an effect is lost, nothing of the decision is stored, and the answer is
-the one that a later request would have had.
+that of a request that came later.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.errors import Unavailable
 from gateway.smart.server.assertion import ALGORITHMS
 from gateway.smart.server.decide import decide
 from gateway.smart.server.jwks import ClientKeys
 from gateway.smart.server.requests import Presented, presented
 from gateway.smart.server.values import (
-    CLIENT_REFUSED,
     Caller,
     Clock,
     ConsumeCode,
@@ -32,21 +32,17 @@ from gateway.smart.server.values import (
     RotateRefresh,
     Snapshot,
     TokenRequest,
-    refused,
 )
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import digest
 
+_TRIES = 5  # each loss means that somebody else won, and what can be won once is won
 _ORDER: tuple[type[Effect], ...] = (RememberJti, ConsumeCode, RotateRefresh, RevokeFamily, IssueTokens)
 
 
 class _LostError(Exception):
     """Somebody else was first."""
-
-    def __init__(self, effect: Effect) -> None:
-        super().__init__()
-        self.effect = effect
 
 
 class TokenDriver:
@@ -70,14 +66,15 @@ class TokenDriver:
     async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """The answer to a POST at the token endpoint."""
         asked = presented(request)
-        snapshot = await self.snapshot(ehr, asked)
-        decided = decide(asked, request.pairs, snapshot)
-        event = Event(ehr, caller, snapshot.now, snapshot.client, snapshot.account, asked.client_id[:255])
-        while True:  # at most three times: each loss leaves fewer effects
+        for _ in range(_TRIES):
+            snapshot = await self.snapshot(ehr, asked)
+            decided = decide(asked, request.pairs, snapshot)
+            event = Event(ehr, caller, snapshot.now, snapshot.client, snapshot.account, asked.client_id[:255])
             try:
                 return await self._commit(decided, snapshot, event)
-            except _LostError as lost:
-                decided = _after_loss(lost.effect, decided)
+            except _LostError:
+                continue  # somebody else was first: what he did is there to be read
+        raise Unavailable(reason="token-contended", retry_after=1)
 
     async def snapshot(self, ehr: str, asked: Presented) -> Snapshot:
         """Read everything that the request names. Keys are fetched outside of any transaction."""
@@ -96,7 +93,7 @@ class TokenDriver:
         async with self._database.write() as connection:
             for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
                 if not await _apply(connection, effect, snapshot):
-                    raise _LostError(effect)
+                    raise _LostError
             record = event.record("token", decided.status, reason=decided.error, patient=patient, detail="family-revoked" if revoked else "")
             await self._record_in(connection, record)
         return replace(decided, recorded=True)
@@ -130,10 +127,10 @@ async def _apply(connection: AsyncConnection, effect: Effect, snapshot: Snapshot
     match effect:
         case RememberJti(hash_, expires_at):
             return await rows.remember_jti(connection, hash_, expires_at)
-        case ConsumeCode(hash_, _):
+        case ConsumeCode(hash_):
             return await rows.consume_code(connection, hash_, moment)
-        case RotateRefresh(hash_, _):
-            return await rows.rotate_refresh_token(connection, hash_, moment)
+        case RotateRefresh(token):
+            return await rows.rotate_refresh_token(connection, token, moment)
         case RevokeFamily(grant_id, reason):
             await rows.revoke_grant(connection, grant_id, moment, reason)
             return True
@@ -146,17 +143,3 @@ async def _apply(connection: AsyncConnection, effect: Effect, snapshot: Snapshot
             if refresh:
                 await rows.add_refresh_token(connection, refresh)
             return True
-
-
-def _after_loss(effect: Effect, decided: Decided) -> Decided:
-    """What the later of two requests gets. A code or refresh token that was used by another is proof of reuse."""
-    assertion = tuple(one for one in decided.effects if isinstance(one, RememberJti))
-    match effect:
-        case RememberJti():
-            return CLIENT_REFUSED
-        case ConsumeCode(_, grant_id):
-            return refused("invalid_grant", effects=(*assertion, RevokeFamily(grant_id, "code-reused")))
-        case RotateRefresh(_, grant_id):
-            return refused("invalid_grant", effects=(*assertion, RevokeFamily(grant_id, "refresh-reused")))
-        case RevokeFamily() | IssueTokens():
-            return refused("invalid_grant", effects=assertion)

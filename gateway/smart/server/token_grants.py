@@ -82,7 +82,7 @@ class CodeGrant(AuthorizationCodeGrant):
 
     def delete_authorization_code(self, authorization_code: Issued) -> None:
         """Use it up (AUTHLIB-E8)."""
-        self.server.add(ConsumeCode(authorization_code.row.hash, authorization_code.grant.id))
+        self.server.add(ConsumeCode(authorization_code.row.hash))
 
     def create_token_response(self) -> Any:
         """The token, the launch context, and who signed in."""
@@ -98,14 +98,18 @@ class RefreshGrant(RefreshTokenGrant):
     INCLUDE_NEW_REFRESH_TOKEN = True
 
     def authenticate_refresh_token(self, refresh_token: str) -> Issued | None:
-        """The token, if it is this client's and was not used. A rotated one ends the family (ATK-O13)."""
+        """The token, if it is this client's and was not used. A second use ends the family once the first one's answer had arrived (ATK-O13).
+
+        Until then the answer may have been lost on the way, and the client that asks again is the one that was to have it.
+        """
         del refresh_token
         snapshot: Snapshot = self.server.snapshot
         row, grant = snapshot.refresh, snapshot.grant
         if row is None or grant is None or grant.client_id != self.request.client.row.id or grant.ehr != snapshot.endpoints.ehr:
             return None
-        if row.state != "active":
+        if row.state == "spent":
             self.server.add(RevokeFamily(grant.id, "refresh-reused"))
+        if row.state != "active":
             return None
         return Issued(row, grant) if snapshot.now < row.expires_at and holder(snapshot) else None
 
@@ -122,7 +126,10 @@ class RefreshGrant(RefreshTokenGrant):
 
     def revoke_old_credential(self, refresh_token: Issued) -> None:
         """Use it up."""
-        self.server.add(RotateRefresh(refresh_token.row.hash, refresh_token.grant.id))
+        del refresh_token
+        snapshot: Snapshot = self.server.snapshot
+        if snapshot.refresh:
+            self.server.add(RotateRefresh(snapshot.refresh))
 
     def create_token_response(self) -> Any:
         """The token and the launch context."""

@@ -143,15 +143,13 @@ class ConsumeCode:
     """Use the code. Lost: it was used before."""
 
     hash: str
-    grant_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class RotateRefresh:
     """Use the refresh token. Lost: it was used before."""
 
-    hash: str
-    grant_id: str
+    token: RefreshToken
 
 
 @dataclass(frozen=True, slots=True)
