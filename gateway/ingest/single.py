@@ -38,6 +38,10 @@ class Single:
         except MethodNotAllowed:  # it takes no ids of clients after all (R4 http.html 3.1.0.4.1), and nothing was made
             (entry,) = await self.hand.without_ids((entry,), (entry.position,))
             return await self._post(asked, entry)
+        except PreconditionFailed:  # something is there, says an EHR that heeds If-None-Match: an earlier attempt that arrived late
+            if not await self.hand.exists(entry):
+                raise
+            return stored.delivered(self.hand.base, entry.kind, entry.type, entry.target)
 
     async def _post(self, asked: Interaction, entry: Entry) -> StoredAnswer:
         if asked.conditions.if_none_exist:  # the sender's own condition is judged, and looked at, at each attempt

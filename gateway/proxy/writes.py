@@ -113,9 +113,15 @@ class Writer:
         resource = await self._judged(asked)
         if not self._is_system and (found := await self._mine(asked)):
             return found
+        # Where the EHR heeds If-None-Match, a PUT that arrives late, after another attempt and a correction, changes nothing any more.
+        call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_none_match="*")
         async with self.cache.touching(self._names(resource)):
-            reply = await self.reader.send(EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body))
-        return await self._written(asked, reply, resource)
+            reply = await self.reader.send(call)
+        if reply.status != 412:
+            return await self._written(asked, reply, resource)
+        if not self._is_system and (found := await self._mine(asked)):
+            return found
+        raise PreconditionFailed("There is such a record already.", reason="exists")
 
     async def _mine(self, asked: Interaction) -> Written | None:
         try:
@@ -133,7 +139,8 @@ class Writer:
             versions.append(await self._within(parse_trusted(old.body)))
         # Whose data the old version was is not known when the EHR will not show it: then everything it gave may be old.
         names = self._names(*versions) if old.status in (200, 404, 410) else (keys.everything(self.reader.ehr.name),)
-        call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=asked.conditions.if_match)
+        new = old.status in (404, 410) and not asked.conditions.if_match
+        call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=asked.conditions.if_match, if_none_match="*" if new else "")
         async with self.cache.touching(names):
             reply = await self.reader.send(call)
         return await self._written(asked, reply, *versions)

@@ -132,7 +132,7 @@ class _Request:
             case "GET", [id_, "_history", number]:
                 return self._read(self.store.version(f"{resource_type}/{id_}", number))
             case "PUT", [id_]:
-                return self._written(*self._update(resource_type, id_, self.received.body, self.received.headers.get("if-match", "")))
+                return self._written(*self._put(resource_type, id_))
             case "DELETE", [id_]:
                 return self._delete(resource_type, id_)
             case _:
@@ -285,6 +285,14 @@ class _Request:
             if found:
                 return found[0], 200
         return self.store.put(resource_type, id_ or self.store.new_id(), raw), 201
+
+    def _put(self, resource_type: str, id_: str) -> tuple[Version, int]:
+        """If-None-Match: what is there now is none of these (RFC 9110 13.1.2); a deletion is nothing that is there."""
+        current = self.store.current(f"{resource_type}/{id_}")
+        unwanted = self.received.headers.get("if-none-match", "").split(", ")
+        if current is not None and not current.deleted and {"*", current.etag} & set(unwanted):
+            raise Refusal(412, "conflict", "there is such a resource already")
+        return self._update(resource_type, id_, self.received.body, self.received.headers.get("if-match", ""))
 
     def _update(self, resource_type: str, id_: str, raw: bytes, if_match: str) -> tuple[Version, int]:
         resource = _checked(raw, resource_type)

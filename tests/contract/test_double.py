@@ -94,6 +94,17 @@ async def test_a_read_of_the_same_version_is_304(client):
     assert (response.status_code, response.content) == (304, b"")
 
 
+async def test_a_put_only_where_nothing_is_there(double, client):
+    """If-None-Match on PUT (RFC 9110 13.1.2): what was deleted is not there."""
+    body = b'{"resourceType":"Patient","id":"%s"}'
+    for id_, condition, status in (("a", "*", 412), ("a", 'W/"1"', 412), ("a", 'W/"9"', 200), ("new", "*", 201), ("new", "*", 412)):
+        response = await client.put(f"Patient/{id_}", content=body % id_.encode(), headers=JSON | {"If-None-Match": condition})
+        assert (response.status_code, id_, condition) == (status, id_, condition)
+    await client.delete("Patient/new")
+    assert (await client.put("Patient/new", content=body % b"new", headers=JSON | {"If-None-Match": "*"})).status_code == 201
+    assert double.versions("Patient/new") == 3
+
+
 async def test_minimal_is_minimal(client):
     """`Prefer: return=minimal` gives no body."""
     response = await client.post("Patient", content=b'{"resourceType":"Patient"}', headers=JSON | {"Prefer": "return=minimal"})

@@ -7,10 +7,15 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+import httpx
 import pytest
 
+from gateway.fhir.interaction import Interaction, Kind
 from gateway.ingest import admin
+from gateway.proxy.answer import RequestContext
 from gateway.sandbox.double import Double, Fault, served
+from gateway.smart.principal import Principal, PrincipalKind
+from gateway.smart.scopes import clinical
 from gateway.store.base import Database, now
 from tests.flow.whole import Whole, whole
 
@@ -133,6 +138,70 @@ async def test_a_transaction_of_unknown_outcome_happened_wholly_or_not(world, af
     assert json.loads(world.double.raw("Observation/o1"))["valueString"] == ("theirs" if after else "ours")
     made, _ = await _targets(world)
     assert (world.double.versions(made), world.double.versions("Observation/o1")) == (1, 3)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_a_first_put_that_arrives_late_changes_nothing_where_the_ehr_heeds_its_condition(world, method):
+    """It waited somewhere on the way while another attempt delivered and somebody corrected: If-None-Match: * keeps it out."""
+    path, own = ("Observation", {}) if method == "POST" else ("Observation/o9", {"id": "o9"})
+    status = await world.push(method, path, result(valueString="ours", **own))
+    world.double.fail(Fault(method="PUT", drop=True))
+    await world.attempt()
+    (target,) = await _targets(world)
+    late = next(one for one in world.double.requests if one.method == "PUT")
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "201"
+    world.double.seed(result(id=target.partition("/")[2], valueString="corrected"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(world.double), base_url="http://ehr.test/fhir/") as network:
+        kept = {name: text for name, text in late.headers.items() if name in ("if-none-match", "if-match", "content-type")}
+        arrived = await network.put(late.path, content=late.body, headers=kept)
+    assert arrived.status_code == 412
+    assert (json.loads(world.double.raw(target))["valueString"], world.double.versions(target)) == ("corrected", 2)
+
+
+async def test_an_update_of_what_somebody_made_just_now_is_applied_to_that(world, monkeypatch):
+    """Between the look and the PUT there is time for another; where the EHR heeds the condition it does not go over his unseen."""
+    ehr = world.gateway.gateway.ehrs["hapi"]
+    send, theirs = ehr.send, [result(id="o8", valueString="theirs")]
+
+    async def overtaken(call):
+        if call.kind is Kind.UPDATE and theirs:
+            world.double.seed(theirs.pop())
+        return await send(call)
+
+    monkeypatch.setattr(ehr, "send", overtaken)
+    status = await world.push("PUT", "Observation/o8", result(id="o8", valueString="ours"))
+    await world.attempt()
+    assert (await world.outcome(status))["status"] == "200"
+    assert [one.headers.get("if-none-match", one.headers.get("if-match")) for one in world.double.requests if one.method == "PUT"] == ["*", 'W/"1"']
+    assert (json.loads(world.double.raw("Observation/o8"))["valueString"], world.double.versions("Observation/o8")) == ("ours", 2)
+
+
+async def test_a_form_that_made_it_in_the_meantime_is_found(world, monkeypatch):
+    """A person's create with an id of the gateway's: refused as there already, it is hers, and she gets it."""
+    ehr = world.gateway.gateway.ehrs["hapi"]
+    send, first = ehr.send, [PATIENT["id"]]
+    message = {
+        "resourceType": "Communication",
+        "id": "form-1",
+        "status": "in-progress",
+        "subject": {"reference": "Patient/p1"},
+        "sender": {"reference": "Patient/p1"},
+        "payload": [{"contentString": "Hello"}],
+    }
+
+    async def overtaken(call):
+        if call.kind is Kind.UPDATE and first:
+            first.pop()
+            world.double.seed(message)
+        return await send(call)
+
+    monkeypatch.setattr(ehr, "send", overtaken)
+    person = Principal(PrincipalKind.PATIENT, "hapi", "portal", clinical("patient/Communication.cr"), patient="p1", fhir_user="Patient/p1")
+    asked = Interaction(Kind.CREATE, "Communication", "form-1", body=json.dumps(message).encode())
+    answer = await world.gateway.gateway.pipeline.handle(person, asked, RequestContext("r1", via="portal"))
+    assert (answer.status, answer.header("ETag")) == (200, 'W/"1"')
+    assert world.double.versions("Communication/form-1") == 1
 
 
 async def test_no_call_before_the_time_that_the_ehr_asked_for(world):

@@ -81,10 +81,11 @@ def test_a_long_search_goes_by_post():
 
 
 def test_conditions_go_as_headers():
-    """If-Match as it is, If-None-Exist as a query."""
+    """If-Match and If-None-Match as they are, If-None-Exist as a query."""
     headers = dict(sent(EhrCall(Kind.CREATE, "Patient", body=b"{}", if_none_exist=(Param("identifier", "", "urn:a|b c"),))).headers)
     assert headers["If-None-Exist"] == "identifier=urn%3Aa%7Cb%20c"
     assert dict(sent(EhrCall(Kind.UPDATE, "Patient", "a", body=b"{}", if_match='W/"3"')).headers)["If-Match"] == 'W/"3"'
+    assert dict(sent(EhrCall(Kind.UPDATE, "Patient", "a", body=b"{}", if_none_match="*")).headers)["If-None-Match"] == "*"
 
 
 def test_reads_have_no_body_and_no_conditions():

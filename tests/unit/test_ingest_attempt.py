@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.adapters.ehr.base import OutcomeUnknown
-from gateway.errors import Conflict, Throttled, Unavailable, Unprocessable, UpstreamFault, UpstreamTimeout
+from gateway.errors import Conflict, PreconditionFailed, Throttled, Unavailable, Unprocessable, UpstreamFault, UpstreamTimeout
 from gateway.ingest.attempt import Done, Later, Rejected
 from gateway.store.inbox_rows import Fenced
 from tests.unit.pushed import BASE, Message, result
@@ -64,6 +64,30 @@ async def test_a_create_that_never_arrived_is_written_once():
     await message.attempt()
     assert isinstance(await message.attempt(), Done)
     assert len(shelf.versions[message.target]) == 1
+
+
+async def test_a_create_that_arrived_late_counts_as_delivered():
+    """The look found nothing, and then the EHR says that it is there (If-None-Match: *): only an earlier attempt can have made that id."""
+    message = post(shelf := Shelf(faults=[NEVER]))
+    await message.attempt()
+
+    def arrives() -> None:
+        shelf.put(message.target, json.dumps(result()).encode())
+        raise PreconditionFailed(reason="exists")
+
+    shelf.faults = [arrives]
+    done = await message.attempt()
+    assert isinstance(done, Done)
+    assert (done.answer.status, done.answer.header("Location")) == (201, f"{BASE}/{message.target}")
+    assert len(shelf.versions[message.target]) == 1
+
+
+async def test_a_412_for_another_reason_is_the_ehrs_word():
+    """Nothing is there under that id."""
+    message = post(shelf := Shelf(faults=[PreconditionFailed(reason="ehr-412")]))
+    done = await message.attempt()
+    assert isinstance(done, Rejected)
+    assert (done.error, shelf.versions) == ("ehr-412", {})
 
 
 # Update --------------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,8 @@ def _search(base: Address, call: EhrCall, common: tuple[tuple[str, str], ...], u
 def _conditions(call: EhrCall) -> Iterable[tuple[str, str]]:
     if call.if_match:
         yield "If-Match", _header(call.if_match)
+    if call.if_none_match:
+        yield "If-None-Match", _header(call.if_none_match)
     if call.if_none_exist:
         yield "If-None-Exist", query(call.if_none_exist)
 
