@@ -59,7 +59,8 @@ from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
 from gateway.store.turns import StoredTurns
-from gateway.web import portal, sign
+from gateway.web import apps, authorize, portal, signin
+from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
 from gateway.web.people import People
 
@@ -230,10 +231,13 @@ def gateway(settings: Settings) -> Gateway:
         return client_address(request.scope, settings.trusted_proxies)
 
     oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, audit.append, settings.trusted_proxies)
+    web_edge = WebEdge(pages, people, names, address)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
-        sign.router(sign.SignPages(pages, people, sessions, people_accounts, authorizations, names, address, grants)),
+        signin.router(web_edge, sessions, people_accounts, authorizations),
+        authorize.router(web_edge, authorizations),
+        apps.router(web_edge, grants),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
     edge = Edge(

@@ -41,7 +41,8 @@ from gateway.store import oauth as rows
 from gateway.store import oauth_tables
 from gateway.store.base import Database, metadata, now
 from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, SigningKey, digest, new_id, new_secret
-from gateway.web import sign
+from gateway.web import apps, authorize, signin
+from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
 from gateway.web.people import People, exception_handlers
 
@@ -133,8 +134,10 @@ class Smart:
         app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
-        parts = sign.SignPages(self.pages, self.people, self.sessions, self.accounts, self.authorizations, edge.ehrs, _address, self.grants)
-        app.include_router(sign.router(parts))
+        web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
+        app.include_router(signin.router(web_edge, self.sessions, self.accounts, self.authorizations))
+        app.include_router(authorize.router(web_edge, self.authorizations))
+        app.include_router(apps.router(web_edge, self.grants))
         return app
 
     async def person(self, username: str = "ann", *, fhir_user: str = "Patient/a", patients: Iterable[str] = (), ehr: str = EHR) -> Account:

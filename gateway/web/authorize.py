@@ -1,0 +1,171 @@
+"""The pages of an authorization: the app's request, which record, what of it, and back to the app.
+
+Thin: `Authorizations` says what comes next, this module shows it. Every form carries the csrf token of the session; the way back without signing in
+that of the browser (ATK-O17).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.smart.server.authorize import Page
+from gateway.smart.server.authorizer import Ask, At, Authorizations, Begun, Pick
+from gateway.smart.server.consent import Switch
+from gateway.smart.server.requests import given, parse_form
+from gateway.smart.server.sessions import Visitor
+from gateway.smart.server.values import Lifetimes, Pairs
+from gateway.store.oauth_rows import ListedPatient, new_secret
+from gateway.web.edge import WebEdge, see
+from gateway.web.people import ForgedForm, check, csrf_of
+from gateway.web.sent import Sent, sent_form, sent_pairs
+from gateway.web.steps import Destination, ended, go, step_at, step_path
+from gateway.web.words import condition_words, scope_words
+
+_LIFETIMES = Lifetimes()
+
+
+def router(edge: WebEdge, authorizations: Authorizations, lifetimes: Lifetimes = _LIFETIMES) -> APIRouter:
+    """Routes /auth/{ehr}/{authorize,patient,consent,cancel}. `lifetimes`: as the consent page tells them."""
+    pages = _Authorize(edge, authorizations, lifetimes)
+    return edge.routes(
+        {
+            "/auth/{ehr}/authorize": {"GET": pages.authorize, "POST": pages.authorize},
+            "/auth/{ehr}/patient": {"GET": pages.patient_page, "POST": pages.patient},
+            "/auth/{ehr}/consent": {"GET": pages.consent_page, "POST": pages.consent},
+            "/auth/{ehr}/cancel": {"POST": pages.cancel},
+        }
+    )
+
+
+class _Authorize:
+    """One method for each page and each form."""
+
+    def __init__(self, edge: WebEdge, authorizations: Authorizations, lifetimes: Lifetimes) -> None:
+        self._edge, self._authorizations, self._lifetimes = edge, authorizations, lifetimes
+
+    async def authorize(self, request: Request) -> Response:
+        """The app sends a browser, by GET or by POST (HL7@48, 49)."""
+        pairs, people = await _request_pairs(request), self._edge.people
+        if pairs is None:
+            return self._edge.refused(Page("request-malformed"))
+        browser = people.browser_secret(request) or new_secret()
+        ehr = request.path_params["ehr"]
+        signed_in = await people.current(request) is not None
+        begun = await self._authorizations.begin(ehr, pairs, browser=browser, signed_in=signed_in)
+        if not isinstance(begun, Begun):
+            return ended(self._edge, begun)
+        response = see(step_path(ehr, "consent", begun.handle))
+        people.keep_browser(response, browser)
+        return response
+
+    async def patient_page(self, request: Request) -> Response:
+        """The picker."""
+        at, asked = await self._at_page(request)
+        step = await self._authorizations.step(at)
+        if at.visitor and (isinstance(step, Pick) or (isinstance(step, Ask) and step.may_pick)):
+            patients = step.patients if isinstance(step, Pick) else at.visitor.patients
+            return self._picker(request, asked, step, patients)
+        return go(self._edge, step, asked)
+
+    async def patient(self, request: Request) -> Response:
+        """The choice."""
+        at, asked, form = await self._at_form(request)
+        return go(self._edge, await self._authorizations.pick(at, form.one.get("patient", "")), asked)
+
+    async def consent_page(self, request: Request) -> Response:
+        """What the app asks for, one switch for each scope."""
+        at, asked = await self._at_page(request)
+        step = await self._authorizations.step(at)
+        return self._consent(request, asked, step, at.visitor) if isinstance(step, Ask) and at.visitor else go(self._edge, step, asked)
+
+    async def consent(self, request: Request) -> Response:
+        """The decision."""
+        at, asked, form = await self._at_form(request)
+        ticked = frozenset(form.all("scope")) if form.one.get("decision") == "allow" else None
+        return go(self._edge, await self._authorizations.answer(at, ticked), asked)
+
+    async def cancel(self, request: Request) -> Response:
+        """Back to the app without signing in."""
+        form, browser = await sent_form(request), self._edge.people.browser_secret(request)
+        check(csrf_of(browser) if browser else "", form.one)
+        at = await step_at(self._edge, request, request.path_params["ehr"], form.one.get("transaction", ""))
+        return ended(self._edge, await self._authorizations.cancel(at))
+
+    async def _at_page(self, request: Request) -> tuple[At, Destination]:
+        handle = given(parse_form(request.scope["query_string"]) or ()).get("transaction", "")
+        asked = Destination(request.path_params["ehr"], handle)
+        return await step_at(self._edge, request, asked.ehr, asked.handle), asked
+
+    async def _at_form(self, request: Request) -> tuple[At, Destination, Sent]:
+        """Raises ForgedForm unless the form is of a page of this session (ATK-O17)."""
+        form = await sent_form(request)
+        asked = Destination(request.path_params["ehr"], form.one.get("transaction", ""))
+        check(csrf_of(self._edge.people.session_secret(request)), form.one)
+        at = await step_at(self._edge, request, asked.ehr, asked.handle)
+        if at.visitor is None:
+            raise ForgedForm
+        return at, asked, form
+
+    def _picker(self, request: Request, asked: Destination, step: Pick | Ask, patients: tuple[ListedPatient, ...]) -> Response:
+        return self._edge.pages.render(
+            "patient.html",
+            form_targets=[step.redirect_uri],
+            csrf=csrf_of(self._edge.people.session_secret(request)),
+            asked=asked,
+            client_name=step.client_name,
+            patients=[(one.patient, one.display or f"Patient {one.patient}") for one in patients],
+        )
+
+    def _consent(self, request: Request, asked: Destination, step: Ask, visitor: Visitor) -> Response:
+        shown = [_Shown.of(number, switch) for number, switch in enumerate(step.switches)]
+        lifetimes = self._lifetimes
+        return self._edge.pages.render(
+            "consent.html",
+            form_targets=[step.redirect_uri],
+            csrf=csrf_of(self._edge.people.session_secret(request)),
+            asked=asked,
+            account_name=visitor.account.display_name,
+            client_name=step.client_name,
+            site=_site(step.redirect_uri),
+            patient=(step.patient.display or f"Patient {step.patient.patient}") if step.patient else "",
+            may_pick=step.may_pick,
+            records=[one for one in shown if one.clinical],
+            identity=[one for one in shown if not one.clinical],
+            minutes=lifetimes.access // 60,
+            days=lifetimes.refresh // 86400,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A switch as the template shows it."""
+
+    number: int
+    switch: Switch
+    words: str
+    limit: str
+
+    @property
+    def clinical(self) -> bool:
+        """Whether it is about records."""
+        return self.switch.clinical is not None
+
+    @classmethod
+    def of(cls, number: int, switch: Switch) -> _Shown:
+        """In words."""
+        return cls(number, switch, scope_words(switch.scope), condition_words(switch.clinical) if switch.clinical else "")
+
+
+async def _request_pairs(request: Request) -> Pairs | None:
+    """The parameters of an authorization request: those of the address, and of the form when it is posted."""
+    query = parse_form(request.scope["query_string"])
+    form = await sent_pairs(request) if request.method == "POST" else ()
+    return None if query is None or form is None else (*query, *form)
+
+
+def _site(redirect_uri: str) -> str:
+    """The host that the app lives on, for the person to compare; "" for an app on her own device."""
+    return urlsplit(redirect_uri).hostname or ""
