@@ -21,8 +21,8 @@ from bench.load import Target
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, Client, new_id
-from tests import parts, smart
-from tests.flow.served import Served, serving
+from tests.support import parts, smart
+from tests.support.processes import Served, serving
 
 READ = "Observation/bench-o1"
 SEARCH = f"Observation?patient={PATIENT}&_count=10"

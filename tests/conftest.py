@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests import parts
+from tests.support import parts
 
 # No deadline for one example: a machine that is busy with a real HAPI is slow now and then, and that is no finding.
 # On CI the same commit gets the same examples, so that a red run means the change; everywhere else they are new each time.

@@ -26,7 +26,7 @@ from gateway.errors import Unavailable, UpstreamFault
 from gateway.seal import Plain, Sealer
 from gateway.store import invalidation, schema
 from gateway.store.base import Database
-from tests import parts
+from tests.support import parts
 
 COHERENCE = 0.4
 SEALER = Sealer([bytes(32)])

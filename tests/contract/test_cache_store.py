@@ -16,7 +16,7 @@ from gateway.cache.memory import MemoryStore, single_process_lock
 from gateway.cache.redis import RedisStore
 from gateway.cache.store import CacheStore
 from gateway.errors import ConfigError
-from tests import parts
+from tests.support import parts
 
 OP = 0.12
 """Seconds that an operation may take whatever happens (FAULT-R2)."""

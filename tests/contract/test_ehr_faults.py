@@ -20,8 +20,8 @@ from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.fhir.bundle import open_searchset
 from gateway.fhir.interaction import Kind, Param
 from gateway.sandbox.double import Double, Fault
-from tests import parts
-from tests.faults import fault_server
+from tests.support import parts
+from tests.support.faults import fault_server
 
 PATIENT = b'{"resourceType":"Patient","id":"a"}'
 READ = EhrCall(Kind.READ, "Patient", "a")

@@ -19,7 +19,7 @@ from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables
 from gateway.store.oauth_rows import digest
-from tests import smart
+from tests.support import smart
 
 PARALLEL = 6
 SCOPE = "launch/patient offline_access patient/Observation.rs"

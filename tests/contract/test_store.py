@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, StatementError
 from gateway.errors import Unavailable
 from gateway.store import base, here, schema
 from gateway.store.base import Database, UtcDateTime, metadata
-from tests import parts
+from tests.support import parts
 
 MOMENT = datetime(2026, 3, 29, 1, 30, 0, 123456, tzinfo=UTC)
 

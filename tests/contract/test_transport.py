@@ -13,8 +13,8 @@ import trustme
 from gateway.adapters.ehr.aiohttp_transport import AiohttpTransport
 from gateway.adapters.ehr.base import HttpRequest, TransportError
 from gateway.adapters.ehr.httpx_transport import HttpxTransport
-from tests import parts
-from tests.faults import OK, fault_server
+from tests.support import parts
+from tests.support.faults import OK, fault_server
 
 CAP = 1_000_000
 TRANSPORTS = {"aiohttp": AiohttpTransport, "httpx": HttpxTransport}

@@ -9,9 +9,9 @@ from importlib.resources import files
 import pytest
 from playwright.async_api import Browser, BrowserContext, async_playwright
 
-from tests.e2e.clinic import Clinic, rich
-from tests.e2e.portal_app import FAMILY, People, Person, make_app
-from tests.e2e.serve import served
+from tests.support.clinic import Clinic, rich
+from tests.support.portal_app import FAMILY, People, Person, make_app
+from tests.support.threaded_server import served
 
 ARGUMENTS = (
     "--headless",

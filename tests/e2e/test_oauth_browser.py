@@ -14,7 +14,7 @@ import uvicorn
 from playwright.async_api import Browser, BrowserContext, Page
 from starlette.responses import PlainTextResponse
 
-from tests import smart
+from tests.support import smart
 
 pytestmark = pytest.mark.browser
 

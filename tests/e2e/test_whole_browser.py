@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser
 
 from tests.e2e.test_portal_browser import SIDEWAYS, found_by_axe
-from tests.e2e.whole import Whole, whole
+from tests.support.whole_on_socket import Whole, whole
 
 pytestmark = pytest.mark.browser
 EXAMPLES = 4

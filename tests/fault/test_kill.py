@@ -32,8 +32,7 @@ from gateway.store import oauth as rows
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Client
-from tests import parts, smart
-from tests.fault import children
+from tests.support import children, parts, smart
 
 pytestmark = [pytest.mark.fault, pytest.mark.hapi, pytest.mark.redis, pytest.mark.timeout(600)]
 
@@ -150,7 +149,7 @@ class Processes:
 
     def __init__(self, flags: dict[str, Any], port: int, folder: Path) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.fault.children"])
+        self._context.set_forkserver_preload(["tests.support.children"])
         self._flags, self._port = flags, port
         self._announced = folder / "reached"
         self.running: dict[str, Any] = {}

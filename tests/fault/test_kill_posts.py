@@ -19,7 +19,7 @@ from gateway.ingest import admin
 from gateway.sandbox.double import Double, served
 from gateway.store.inbox_rows import UNCONFIRMED, State
 from tests.fault.test_kill import WORKER_POINTS, Processes
-from tests.flow.whole import Whole, whole
+from tests.support.whole_in_process import Whole, whole
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 

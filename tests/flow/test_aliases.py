@@ -7,8 +7,8 @@ import json
 import pytest
 
 from gateway.sandbox.double import Double, served
-from tests.flow.two import Two
-from tests.flow.whole import whole
+from tests.support.two_people import Two
+from tests.support.whole_in_process import whole
 
 INTERNAL = "https://ehr.internal:8443/r4"
 

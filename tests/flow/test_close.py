@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.sandbox.double import Double, Fault, served
-from tests.flow.whole import whole
+from tests.support.whole_in_process import whole
 
 
 async def test_a_fetch_that_nobody_waits_for_ends_with_the_gateway(tmp_path: Path):

@@ -13,7 +13,7 @@ from gateway.adapters.ehr.base import EhrReply
 from gateway.fhir import request
 from gateway.proxy import reads
 from gateway.proxy.answer import RequestContext
-from tests.flow.whole import Whole, whole
+from tests.support.whole_in_process import Whole, whole
 
 NOWHERE = "http://127.0.0.1:9/fhir"
 DELIVER = {"mode": "deliver", "ehr": "hapi", "source_ehr": ""}

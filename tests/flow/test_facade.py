@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from tests.flow.two import Two, load
-from tests.flow.whole import Whole, whole
+from tests.support.two_people import Two, load
+from tests.support.whole_in_process import Whole, whole
 
 pytestmark = pytest.mark.hapi
 ALL = "patient/*.cruds openid fhirUser"

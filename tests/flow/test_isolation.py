@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from gateway.proxy import narrow, screen
 from gateway.sandbox.double import Double, Fault, served
-from tests.flow.two import LAB, Two
-from tests.flow.whole import Whole, whole
+from tests.support.two_people import LAB, Two
+from tests.support.whole_in_process import Whole, whole
 
 EXAMPLES = int(os.environ.get("GATEWAY_TEST_EXAMPLES", "250"))
 TWO = Two("x1")

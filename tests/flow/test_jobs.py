@@ -27,14 +27,14 @@ from gateway.adapters.ehr import wire
 from gateway.cli import main
 from gateway.sandbox.double import Double, Fault
 from gateway.sandbox.double import served as double_served
-from tests import smart
-from tests.flow.letters import FORMS, day
-from tests.flow.record import quantity
-from tests.flow.scene import APP, EHR, OTHER, PASSWORD, SECRET, Scene, Visitor, eventually, scene, text_of
-from tests.flow.two import Two, load
-from tests.flow.watch import watching
-from tests.flow.whole import whole
-from tests.flow.wrong import BAD_COMMANDS, BAD_FHIR, BAD_OAUTH, BAD_PAGES, FORM_TYPE, INSIDE, JSON_TYPE, MESSAGE
+from tests.support import smart
+from tests.support.jobs_letters import FORMS, day
+from tests.support.jobs_record import quantity
+from tests.support.jobs_scene import APP, EHR, OTHER, PASSWORD, SECRET, Scene, Visitor, eventually, scene, text_of
+from tests.support.jobs_watch import watching
+from tests.support.jobs_wrong import BAD_COMMANDS, BAD_FHIR, BAD_OAUTH, BAD_PAGES, FORM_TYPE, INSIDE, JSON_TYPE, MESSAGE
+from tests.support.two_people import Two, load
+from tests.support.whole_in_process import whole
 
 pytestmark = pytest.mark.timeout(300)
 ALL = ("double", "embedded", pytest.param("hapi", marks=pytest.mark.hapi))

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from joserfc import jws, jwt
 
-from tests import smart
+from tests.support import smart
 
 TOKEN = f"{smart.PUBLIC_URL}/auth/hapi/token"
 ES = smart.BackendKey("ES384", "es")

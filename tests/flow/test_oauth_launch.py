@@ -8,7 +8,7 @@ import pytest
 from joserfc import jwk, jwt
 
 from gateway.errors import Unauthenticated
-from tests import smart
+from tests.support import smart
 
 
 async def test_standalone_launch_from_request_to_revocation(tmp_path):

@@ -19,7 +19,7 @@ from gateway.smart.server.sessions import SessionLives
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import digest
-from tests import smart
+from tests.support import smart
 
 CONSENT, PATIENT = "/auth/hapi/consent", "/auth/hapi/patient"
 

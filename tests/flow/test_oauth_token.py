@@ -14,7 +14,7 @@ from gateway.errors import Unauthenticated, Unavailable
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import digest
-from tests import smart
+from tests.support import smart
 
 SCOPE = "launch/patient openid fhirUser offline_access patient/Observation.rs patient/Patient.r"
 BASIC = ("web", "secret-of-web")

@@ -15,8 +15,8 @@ import pytest
 
 from gateway.errors import Forbidden, NotSupported, Throttled, Unavailable, UpstreamFault, UpstreamTimeout
 from gateway.fhir.interaction import Kind
-from tests.e2e.clinic import Clinic, lab, rich
-from tests.e2e.portal_app import FAMILY, URL, Account, Listed, People, Person, make_app
+from tests.support.clinic import Clinic, lab, rich
+from tests.support.portal_app import FAMILY, URL, Account, Listed, People, Person, make_app
 
 PAGES = [
     "",

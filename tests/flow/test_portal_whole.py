@@ -16,7 +16,7 @@ from gateway.sandbox import people
 from gateway.sandbox.double import Double, served
 from gateway.sandbox.forms import forms
 from gateway.store.oauth_rows import ListedPatient
-from tests.flow.whole import PUBLIC_URL, Whole, whole
+from tests.support.whole_in_process import PUBLIC_URL, Whole, whole
 
 AMARA = "Patient/amara-okafor"
 NUMBER = re.compile(rb'"valueQuantity"\s*:\s*\{[^{}]*?"value"\s*:\s*(-?[0-9.eE+-]+)')

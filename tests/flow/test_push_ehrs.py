@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from gateway.ingest import admin
-from tests.flow.scene import upstream
-from tests.flow.whole import Whole, whole
+from tests.support.jobs_scene import upstream
+from tests.support.whole_in_process import Whole, whole
 
 SCOPE = "system/Patient.cu system/Observation.cu system/DiagnosticReport.cu system/Organization.cus"
 DELIVER = {"mode": "deliver", "ehr": "hapi"}

@@ -17,7 +17,7 @@ from gateway.sandbox.double import Double, Fault, served
 from gateway.smart.principal import Principal, PrincipalKind
 from gateway.smart.scopes import clinical
 from gateway.store.base import Database, now
-from tests.flow.whole import Whole, whole
+from tests.support.whole_in_process import Whole, whole
 
 SCOPE = "system/Patient.cu system/Observation.cu"
 PATIENT = {"resourceType": "Patient", "id": "p1"}

@@ -26,7 +26,7 @@ from gateway.store import inbox_admin, oauth, schema
 from gateway.store.base import Database, now
 from gateway.store.inbox_rows import Accounting, Message
 from gateway.store.oauth_rows import Client
-from tests.unit.shelf import LOST, Shelf
+from tests.support.shelf import LOST, Shelf
 
 GW = "https://gw"
 BASE = f"{GW}/fhir/hapi"

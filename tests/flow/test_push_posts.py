@@ -19,12 +19,12 @@ from gateway.errors import Unavailable
 from gateway.fhir.interaction import Kind
 from gateway.ingest import admin
 from gateway.sandbox.double import Double, Fault, served
-from tests import smart
-from tests.flow.letters import day
-from tests.flow.scene import PASSWORD
 from tests.flow.test_push_faults import AMBIGUOUS, PATIENT, World, result
-from tests.flow.two import Two
-from tests.flow.whole import Whole, whole
+from tests.support import smart
+from tests.support.jobs_letters import day
+from tests.support.jobs_scene import PASSWORD
+from tests.support.two_people import Two
+from tests.support.whole_in_process import Whole, whole
 
 DELIVER = {"mode": "deliver", "ehr": "hapi"}
 SCOPE = "system/Patient.cu system/Observation.cu system/DiagnosticReport.cu"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 import trustme
 
-from tests import parts
-from tests.flow.served import gateway, serving
+from tests.support import parts
+from tests.support.processes import gateway, serving
 
 pytestmark = pytest.mark.hapi
 FHIR = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from gateway.proxy.reads import SILENCE
-from tests.flow.two import Two, load
-from tests.flow.whole import Whole, whole
+from tests.support.two_people import Two, load
+from tests.support.whole_in_process import Whole, whole
 
 pytestmark = [pytest.mark.hapi, pytest.mark.alone, pytest.mark.timeout(240)]
 

@@ -29,9 +29,8 @@ from gateway.smart.constraint import Allow, Deny
 from gateway.smart.policy import AccessRules, decide
 from gateway.smart.principal import Principal, PrincipalKind
 from gateway.smart.scopes import clinical
-from tests import parts
-from tests.flow.whole import Whole, whole
-from tests.spec import corpus
+from tests.support import corpus, parts
+from tests.support.whole_in_process import Whole, whole
 
 pytestmark = pytest.mark.corpus
 

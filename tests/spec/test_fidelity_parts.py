@@ -15,7 +15,7 @@ from gateway.fhir.references import walk
 from gateway.fhir.request import parse as understand
 from gateway.fhir.validate import check
 from gateway.proxy.rewrite import outbound
-from tests.spec import corpus
+from tests.support import corpus
 
 pytestmark = pytest.mark.corpus
 

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import BadRequest
 from gateway.fhir.json import parse
-from tests.spec import corpus
+from tests.support import corpus
 
 pytestmark = pytest.mark.corpus
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gateway.smart.server.discovery import openid_configuration, smart_configuration
-from tests import smart
+from tests.support import smart
 
 # A7: what Inferno's US Core suites take for a clinical scope.
 CLINICAL = re.compile(r"^(patient|user|system|\*)/([a-zA-Z*]+)\.([cruds]+)(\?\w+=[^\s&]+(&\w+=[^\s&]+)*)?$")

@@ -12,7 +12,7 @@ import pytest
 from gateway.smart.server.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.values import Endpoints, Lifetimes
 from gateway.store.oauth_rows import Account, Client, Launch
-from tests import smart
+from tests.support import smart
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 CLIENT = Client("app", "App", "none", ("authorization_code", "refresh_token"), (smart.APP,), "", ("hapi",), NOW)

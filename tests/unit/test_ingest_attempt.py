@@ -10,8 +10,8 @@ from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.errors import Conflict, PreconditionFailed, Throttled, Unavailable, Unprocessable, UpstreamFault, UpstreamTimeout
 from gateway.ingest.attempt import Done, Later, Rejected
 from gateway.store.inbox_rows import Fenced
-from tests.unit.pushed import BASE, Message, result
-from tests.unit.shelf import LOST, NEVER, Shelf
+from tests.support.pushed import BASE, Message, result
+from tests.support.shelf import LOST, NEVER, Shelf
 
 
 def post(shelf: Shelf) -> Message:

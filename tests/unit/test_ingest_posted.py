@@ -13,8 +13,8 @@ from gateway.ingest import identifier, order, plan
 from gateway.ingest.attempt import Dead, Done, Later, Rejected
 from gateway.ingest.identifier import Identifier, There
 from gateway.store.inbox_rows import OTHERS, Entry
-from tests.unit.pushed import BASE, Message, result
-from tests.unit.shelf import LOST, NEVER, Shelf, offering
+from tests.support.pushed import BASE, Message, result
+from tests.support.shelf import LOST, NEVER, Shelf, offering
 
 OWN = {"identifier": [{"system": "urn:lab", "value": "7"}]}
 SETTLING = Later("ehr-answer-lost", strained=True, settling=True)

@@ -9,7 +9,7 @@ import pytest
 from gateway.portal.features import FEATURES, TYPES_IN_WORDS, declared_scopes, feature, portal_principal, sections, type_in_words
 from gateway.smart.principal import PrincipalKind
 from gateway.smart.scopes import parse_scope
-from tests.e2e.portal_app import Account
+from tests.support.portal_app import Account
 
 
 def test_each_row_is_whole_and_each_scope_is_one():

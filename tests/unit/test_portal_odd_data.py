@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gateway.portal import access_log, appointments, bills, conditions, medicines, messages, results
 from gateway.web.home import home
-from tests.e2e.clinic import Clinic, rich
-from tests.unit.portal_chart import chart_of
+from tests.support.clinic import Clinic, rich
+from tests.support.portal_chart import chart_of
 
 BASE = rich()
 JUNK = st.recursive(

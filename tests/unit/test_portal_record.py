@@ -9,9 +9,9 @@ import pytest
 
 from gateway.errors import Forbidden, NotFound, UpstreamFault
 from gateway.portal import access_log, bills, conditions, medicines
-from tests.e2e.clinic import Clinic, eob_total, exact, ref, rich, words
-from tests.e2e.portal_app import Account
-from tests.unit.portal_chart import chart_of
+from tests.support.clinic import Clinic, eob_total, exact, ref, rich, words
+from tests.support.portal_app import Account
+from tests.support.portal_chart import chart_of
 
 # -- conditions
 

@@ -9,8 +9,8 @@ import pytest
 from gateway.fhir.json import parse_trusted
 from gateway.portal import readings, results
 from gateway.portal.readings import line_of
-from tests.e2e.clinic import Clinic, lab, ref, rich, words
-from tests.unit.portal_chart import chart_of
+from tests.support.clinic import Clinic, lab, ref, rich, words
+from tests.support.portal_chart import chart_of
 
 WHEN = "2026-11-20T08:15:00-05:00"
 

@@ -14,9 +14,9 @@ from gateway.errors import BadRequest, Conflict, NotFound, PreconditionFailed, U
 from gateway.fhir.interaction import Kind
 from gateway.portal import appointments, medicines, messages
 from gateway.portal.models import validate
-from tests.e2e.clinic import Clinic, ref, rich, words
-from tests.e2e.portal_app import NOW, Account
-from tests.unit.portal_chart import chart_of
+from tests.support.clinic import Clinic, ref, rich, words
+from tests.support.portal_app import NOW, Account
+from tests.support.portal_chart import chart_of
 
 KEY = "0" * 32
 WISH = appointments.Wish("Skin rash", "2026-12-01", "2026-12-15", "Mornings only")

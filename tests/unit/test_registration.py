@@ -10,7 +10,7 @@ import pytest
 from gateway.errors import OAuthError
 from gateway.smart.server.registration import Registration, Rules, judge
 from gateway.store.oauth_rows import digest
-from tests import smart
+from tests.support import smart
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 RULES = Rules(("hapi", "stmarys"))

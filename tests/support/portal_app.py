@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse
 from gateway.portal.chart import Source
 from gateway.web.pages import Pages
 from gateway.web.portal import router
-from tests.e2e.clinic import Clinic
+from tests.support.clinic import Clinic
 
 NOW = datetime(2026, 11, 22, 15, 0, tzinfo=UTC)
 URL = "http://gateway.test"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.flow.scene import EHR, Scene, eventually
+from tests.support.jobs_scene import EHR, Scene, eventually
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from tests import smart
-from tests.flow.scene import APP, EHR, PASSWORD
+from tests.support import smart
+from tests.support.jobs_scene import APP, EHR, PASSWORD
 
 INSIDE = re.compile(rb"Traceback|HAPI|sekmet|Jetty|Hibernate|ca\.uhn|sqlalchemy|uvicorn|File \"", re.IGNORECASE)
 """What no answer may show."""

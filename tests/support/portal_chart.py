@@ -7,8 +7,8 @@ from datetime import datetime, timedelta, timezone
 from gateway.portal.chart import Chart, Source
 from gateway.portal.features import portal_principal
 from gateway.proxy.answer import RequestContext
-from tests.e2e.clinic import Clinic
-from tests.e2e.portal_app import NOW, URL, Account
+from tests.support.clinic import Clinic
+from tests.support.portal_app import NOW, URL, Account
 
 
 def chart_of(clinic: Clinic, patient: str = "p1", *, account: Account | None = None, now: datetime = NOW, takes_ids: bool = False) -> Chart:

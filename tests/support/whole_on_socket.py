@@ -17,7 +17,7 @@ from gateway.sandbox import people
 from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
 from gateway.store.oauth_rows import ListedPatient
-from tests.e2e.serve import served
+from tests.support.threaded_server import served
 
 EHR = "clinic"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from tests.flow.two import LAB
+from tests.support.two_people import LAB
 
 LOINC, UCUM = "http://loinc.org", "http://unitsofmeasure.org"
 CODES = "http://terminology.hl7.org/CodeSystem"

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from joserfc import jwk
 
-from tests import parts
+from tests.support import parts
 
 
 @dataclass

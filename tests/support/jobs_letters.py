@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.flow.scene import Scene
+from tests.support.jobs_scene import Scene
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from gateway.compose import Gateway
 from gateway.store import oauth as rows
 from gateway.store.base import now
 from gateway.store.oauth_rows import Account, Client, ListedPatient, new_id
-from tests import smart
+from tests.support import smart
 
 PUBLIC_URL = "https://gateway.test"
 

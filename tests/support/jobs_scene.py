@@ -25,9 +25,9 @@ from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
 from gateway.sandbox.forms import forms
 from gateway.store.oauth_rows import ListedPatient
-from tests import parts, smart
-from tests.flow.record import Record, encode
-from tests.flow.served import Served, serving
+from tests.support import parts, smart
+from tests.support.jobs_record import Record, encode
+from tests.support.processes import Served, serving
 
 EHR, OTHER = "ehr", "other"
 """Two EHRs of one gateway, by name. Both lead to the same server: what keeps them apart is the gateway."""

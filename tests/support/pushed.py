@@ -12,7 +12,7 @@ from gateway.ingest.stored import StoredAnswer
 from gateway.proxy.answer import RequestContext
 from gateway.smart.principal import Principal, PrincipalKind
 from gateway.store.inbox_rows import Entry, Fenced
-from tests.unit.shelf import Shelf
+from tests.support.shelf import Shelf
 
 BASE = "https://gw/fhir/hapi"
 LAB = Principal(PrincipalKind.SYSTEM, "hapi", "lab", ())
