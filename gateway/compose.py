@@ -260,7 +260,7 @@ class _Sources(Mapping[str, Source]):
     def __getitem__(self, name: str) -> Source:
         ehr = self._settings[name]
         zone = ZoneInfo(ehr.timezone) if ehr.timezone else None
-        return Source(name, ehr.title, ehr.phone, zone, takes_id=self._ehrs[name].offered.client_ids.of)
+        return Source(name, ehr.title, ehr.phone, zone, self._ehrs[name].offered.client_ids.of, ehr.replies_within)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._settings)

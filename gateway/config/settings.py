@@ -33,6 +33,7 @@ class EhrSettings:
     display: str = _setting("", "Its name for people, on pages and consents. Without it, the name in the configuration.", parse.text)
     phone: str = _setting("", "The number that pages give to people who need help.", parse.text)
     timezone: str = _setting("", "The clinic's time zone, such as Europe/Paris. Without it, times are shown as the data name them.", parse.timezone)
+    replies_within: str = _setting("", "In what time messages are answered, such as 3 working days. Without it, pages promise none.", parse.text)
     platform: str = _setting(
         "auto", "What software it is: auto asks its CapabilityStatement.", parse.one_of("auto", "generic", "hapi", "epic", "oracle")
     )

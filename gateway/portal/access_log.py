@@ -13,6 +13,8 @@ from gateway.portal.chart import Ask, Chart, Standing
 from gateway.portal.features import CLIENT_ID, CLIENT_NAME, type_in_words
 from gateway.portal.words import Resource, many, pick, reference, text
 
+FEW = 4
+"""Kinds of data that the one line of a day names; each time names its own."""
 REFUSED = "4"
 FAILED = ("8", "12")
 
@@ -113,6 +115,8 @@ def _together(deeds: Sequence[Deed]) -> Access:
     first = deeds[0]
     done, tried = _DID.get(first.action, ("Used the record", "Tried to use the record"))
     kinds = list(dict.fromkeys(deed.kind for deed in deeds if deed.kind))
+    if len(kinds) > FEW + 1:
+        kinds = [*kinds[:FEW], f"{len(kinds) - FEW} more kinds of data"]
     listed = " and ".join(part for part in (", ".join(kinds[:-1]), kinds[-1]) if part) if kinds else ""
     what = f"{tried if first.result else done} {listed}".strip()
     times = tuple(f"{deed.time}: {deed.kind}" if deed.kind else deed.time for deed in deeds)

@@ -20,7 +20,10 @@ WINDOW_DAYS = 395
 OPEN = frozenset({"proposed", "pending", "booked", "waitlist"})
 """What a patient may cancel (writes table)."""
 OVER = frozenset({"cancelled", "noshow", "fulfilled"})
+WAITING = frozenset({"proposed", "pending", "waitlist"})
+"""Not booked, with a time or without one."""
 REASONS: tuple[tuple[str, str], ...] = (
+    ("pat", "I cannot come at that time"),
     ("pat-fb", "I feel better"),
     ("pat-lt", "I have no way to get there"),
     ("pat-mv", "I have moved"),
@@ -31,7 +34,7 @@ REASONS: tuple[tuple[str, str], ...] = (
 
 STATUSES: dict[str, Status] = {
     "proposed": Status("Requested", "The clinic has not answered yet. This is not booked.", "info"),
-    "pending": Status("Waiting for the clinic", "Someone still has to say yes. This is not booked.", "info"),
+    "pending": Status("Waiting for the clinic", "Not everybody has agreed to this time yet. This is not booked.", "info"),
     "waitlist": Status("On the waiting list", "The clinic will tell you when there is a time.", "info"),
     "booked": Status("Booked", "", "good"),
     "arrived": Status("You have arrived", "", "good"),
@@ -52,6 +55,7 @@ class Appointment:
     status: Status
     when: str
     until: str = ""
+    weekday: str = ""
     wanted: tuple[str, ...] = ()
     people: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
@@ -60,17 +64,18 @@ class Appointment:
     instructions: str = ""
     cancelled_because: str = ""
     can_cancel: bool = False
+    coming: bool = False
     etag: str = ""
 
     @property
     def is_request(self) -> bool:
-        """No time yet."""
-        return not self.when
+        """Only asked for, by her: there is nothing to cancel yet."""
+        return not self.when or self.status is STATUSES["proposed"]
 
 
 @dataclass(frozen=True, slots=True)
 class AppointmentList:
-    """Requests without a time first, then what comes (soonest first), then what is over (latest first)."""
+    """What is not booked first (soonest first, then what has no time), then what is booked, then what is over (latest first)."""
 
     requested: tuple[Appointment, ...]
     coming: tuple[Appointment, ...]
@@ -119,15 +124,15 @@ async def listing(chart: Chart) -> AppointmentList:
     (found,), standing = await chart.gather(Ask("appointments", "Appointment"))
     shown = [item for item in found.resources if text(item, "status") != "entered-in-error"]
     names = await chart.names([actor for item in shown for actor in _actors(item)])
-    requested = [item for item in shown if not text(item, "start") and text(item, "status") not in OVER]
-    timed = [item for item in shown if item not in requested]
-    coming = sorted((item for item in timed if _is_coming(item, chart)), key=_start)
-    past = sorted((item for item in timed if not _is_coming(item, chart)), key=_start, reverse=True)
+    coming = sorted((item for item in shown if _is_coming(item, chart)), key=_start)
+    requested = sorted(filter(_is_waiting, coming), key=lambda item: not text(item, "start"))
+    booked = [item for item in coming if not _is_waiting(item)]
+    past = sorted((item for item in shown if not _is_coming(item, chart)), key=_start, reverse=True)
 
     def views(items: list[Resource]) -> tuple[Appointment, ...]:
         return tuple(_appointment(item, chart, names) for item in items)
 
-    return AppointmentList(views(requested), views(coming), views(past), standing)
+    return AppointmentList(views(requested), views(booked), views(past), standing)
 
 
 async def one(chart: Chart, id_: str, *, fresh: bool = False) -> tuple[Appointment, Standing]:
@@ -182,14 +187,25 @@ async def cancel(chart: Chart, id_: str, etag: str, reason: str) -> None:
 
 
 def todo(view: AppointmentList) -> tuple[Todo, ...]:
-    """The next visit, and requests that wait."""
+    """The next visit that is booked, and what is not booked yet."""
     found = [
-        Todo(f"{item.title}: {item.status.word.lower()}", f"/portal/appointments/{item.id}", item.status.meaning, rank=4) for item in view.requested
+        Todo(
+            f"Not booked yet: {item.title}",
+            f"/portal/appointments/{item.id}",
+            f"{_when_words(item)} {item.status.meaning}".strip(),
+            rank=4,
+        )
+        for item in view.requested
     ]
     if view.coming:
         item = view.coming[0]
-        found.insert(0, Todo(f"Next visit: {item.title}", f"/portal/appointments/{item.id}", f"{item.when}. {item.status.word}.", rank=0))
+        found.insert(0, Todo(f"Next visit: {item.title}", f"/portal/appointments/{item.id}", f"{_when_words(item)} {item.status.word}.", rank=1))
     return tuple(found)
+
+
+def _when_words(item: Appointment) -> str:
+    """`Monday, 30 November 2026, 7:50 am (EST).`, "" while there is no time."""
+    return words.sentence(", ".join(part for part in (item.weekday, item.when) if part))
 
 
 def _declined(participant: Resource, chart: Chart) -> Resource:
@@ -205,10 +221,17 @@ def _start(resource: Resource) -> Any:
     return words.sort_key(text(resource, "start"))
 
 
+def _is_waiting(resource: Resource) -> bool:
+    """Not booked. What has no time cannot be."""
+    return text(resource, "status") in WAITING or not text(resource, "start")
+
+
 def _is_coming(resource: Resource, chart: Chart) -> bool:
-    """Not over yet: a visit counts as coming until its end (or four hours after its start)."""
+    """Not over yet: a visit counts as coming until its end (or four hours after its start), a request until it has a time."""
     if text(resource, "status") in OVER:
         return False
+    if not text(resource, "start"):
+        return True
     end = text(resource, "end")
     until = words.sort_key(end) if end else _start(resource) + timedelta(hours=4)
     return until >= chart.now
@@ -224,6 +247,7 @@ def _appointment(resource: Resource, chart: Chart, names: Mapping[str, str], eta
         STATUSES.get(status, UNKNOWN),
         words.moment(start, chart.zone),
         words.clock(text(resource, "end"), chart.zone),
+        words.weekday(start, chart.zone),
         tuple(found for item in many(resource, "requestedPeriod") if (found := words.period(item, chart.zone))),
         people,
         places,
@@ -231,7 +255,8 @@ def _appointment(resource: Resource, chart: Chart, names: Mapping[str, str], eta
         text(resource, "comment"),
         text(resource, "patientInstruction"),
         concept(resource.get("cancelationReason")) if status == "cancelled" else "",
-        status in OPEN and (not start or _is_coming(resource, chart)),
+        status in OPEN and _is_coming(resource, chart),
+        _is_coming(resource, chart),
         etag,
     )
 

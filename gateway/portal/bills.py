@@ -34,6 +34,14 @@ EOB_STATUSES: dict[str, Status] = {
     "draft": Status("Not final", "Your plan has not finished this.", "info"),
 }
 UNKNOWN = Status("Status not known", "Ask your plan or your clinic.")
+KINDS = {
+    "institutional": "Hospital or clinic",
+    "oral": "Teeth",
+    "pharmacy": "Medicines",
+    "professional": "Doctors and other staff",
+    "vision": "Eyes",
+}
+"""http://terminology.hl7.org/CodeSystem/claim-type, in words."""
 USES = {"preauthorization": "Asked your plan to agree in advance", "predetermination": "Asked your plan what it would pay"}
 
 
@@ -54,6 +62,7 @@ class Bill:
 
     path: str
     title: str
+    by: str
     when: str
     key: Any
     status: Status
@@ -136,6 +145,7 @@ def _benefit(resource: Resource, chart: Chart, names: Mapping[str, str]) -> Bill
     )
     return Bill(
         f"/portal/bills/plan/{text(resource, 'id')}",
+        _title(resource) or provider,
         provider,
         _when(resource, chart),
         words.sort_key(_raw_when(resource)),
@@ -159,6 +169,7 @@ def _claim(resource: Resource, chart: Chart, names: Mapping[str, str]) -> Bill:
     status = CLAIM_STATUSES.get(text(resource, "status"), UNKNOWN)
     return Bill(
         f"/portal/bills/claim/{text(resource, 'id')}",
+        _title(resource) or provider,
         provider,
         _when(resource, chart),
         words.sort_key(_raw_when(resource)),
@@ -173,7 +184,7 @@ def _claim(resource: Resource, chart: Chart, names: Mapping[str, str]) -> Bill:
 
 def _facts(resource: Resource, plan: str, chart: Chart) -> tuple[tuple[str, str], ...]:
     facts = (
-        ("Kind of care", concept(resource.get("type"))),
+        ("Kind of care", _kind(resource)),
         ("Purpose", USES.get(text(resource, "use"), "")),
         ("Plan", plan),
         ("Claim made on", words.day(text(resource, "created"), chart.zone)),
@@ -181,6 +192,23 @@ def _facts(resource: Resource, plan: str, chart: Chart) -> tuple[tuple[str, str]
         ("Number for questions", text(resource, "identifier", "value")),
     )
     return tuple((label, value) for label, value in facts if value)
+
+
+def _title(resource: Resource) -> str:
+    """What was done: that tells one visit to a clinic from the next. "" when no line says it in words."""
+    done = list(dict.fromkeys(found for item in many(resource, "item") if (found := _service(item))))
+    return ", ".join(done[:2]) + (f" and {len(done) - 2} more" if len(done) > 2 else "")
+
+
+def _service(item: Resource) -> str:
+    """Never a bare code: a patient cannot read it."""
+    service = item.get("productOrService")
+    return text(service, "text") or next((found for coding in many(service, "coding") if (found := text(coding, "display"))), "")
+
+
+def _kind(resource: Resource) -> str:
+    kind = resource.get("type")
+    return next((KINDS[code] for code in codes(kind) if code in KINDS), "") or concept(kind)
 
 
 def _item(item: Resource, chart: Chart) -> Item:

@@ -56,6 +56,8 @@ class Source:
     zone: tzinfo | None = None
     # Whether the EHR takes ids of clients for a type: then a form's thing has one id, and two at once are still one.
     takes_id: Callable[[str], bool] = lambda _: False
+    # Within what time its care team answers, as the clinic promises it ("3 working days"); "" promises nothing.
+    replies_within: str = ""
 
 
 @dataclass(frozen=True, slots=True)

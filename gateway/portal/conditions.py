@@ -101,8 +101,11 @@ def _onset(resource: Resource, name: str, chart: Chart) -> str:
     if found := text(resource, f"{name}DateTime"):
         return words.day(found, chart.zone)
     if age := words.quantity(resource.get(f"{name}Age")):
-        return f"at age {age.removesuffix(' a')}"
-    if found := words.period(resource.get(f"{name}Period"), chart.zone):
-        return found
+        return f"at age {age.removesuffix(' a').removesuffix(' years')}"
+    start, end = (text(resource, f"{name}Period", side) for side in ("start", "end"))
+    if start and end:
+        return f"between {words.day(start, chart.zone)} and {words.day(end, chart.zone)}"
+    if start or end:
+        return f"{'after' if start else 'before'} {words.day(start or end, chart.zone)}"
     low, high = words.quantity(words.pick(resource, f"{name}Range", "low")), words.quantity(words.pick(resource, f"{name}Range", "high"))
     return f"between {low} and {high}" if low and high else text(resource, f"{name}String")

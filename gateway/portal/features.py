@@ -119,7 +119,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature(
         "F36",
         "/portal/bills",
-        "Bills and claims",
+        "Bills and insurance",
         "Bills",
         "What was billed, what your plan paid, and what you owe.",
         ("patient/Claim.rs", "patient/ExplanationOfBenefit.rs", "patient/Organization.r", "patient/Practitioner.r"),
@@ -129,7 +129,7 @@ FEATURES: tuple[Feature, ...] = (
         "F45",
         "/portal/access",
         "Who looked at my record",
-        "Access",
+        "Who looked",
         "Each person and app that opened your record, and when.",
         ("patient/AuditEvent.rs", "patient/Practitioner.r"),
         ("AuditEvent",),
@@ -196,7 +196,7 @@ TYPES_IN_WORDS: dict[str, str] = {
     "AuditEvent": "this list of accesses",
     "CarePlan": "care plans",
     "CareTeam": "the care team",
-    "Claim": "claims sent to the plan",
+    "Claim": "bills sent to the plan",
     "Communication": "messages",
     "Condition": "health conditions",
     "Coverage": "insurance",
@@ -215,7 +215,7 @@ TYPES_IN_WORDS: dict[str, str] = {
     "MedicationStatement": "medicines that are taken",
     "Observation": "test results and measurements",
     "Organization": "clinics and other organisations",
-    "Patient": "name, birth date and contact details",
+    "Patient": "personal details",
     "Practitioner": "names of doctors, nurses and other staff",
     "PractitionerRole": "roles of staff",
     "Procedure": "operations and procedures",
@@ -223,7 +223,7 @@ TYPES_IN_WORDS: dict[str, str] = {
     "QuestionnaireResponse": "answers to forms",
     "RelatedPerson": "family and carers",
     "ServiceRequest": "tests and referrals that were ordered",
-    "Task": "requests, such as refills",
+    "Task": "requests for refills",
 }
 
 

@@ -30,7 +30,7 @@ STATUSES: dict[str, Status] = {
 }
 
 REQUESTS: dict[str, Status] = {
-    "requested": Status("Requested", "Your care team has not answered yet. If you hear nothing in 3 days, call them.", "info"),
+    "requested": Status("Requested", "Your care team has not answered yet. If you may run out before they do, call them.", "info"),
     "received": Status("Received", "Your care team has seen your request.", "info"),
     "accepted": Status("Accepted", "Your care team said yes. It is not ready yet.", "info"),
     "ready": Status("Accepted", "Your care team said yes. It is not ready yet.", "info"),
@@ -42,6 +42,7 @@ REQUESTS: dict[str, Status] = {
     "cancelled": Status("Cancelled", "This request was taken back."),
 }
 OPEN = frozenset({"requested", "received", "accepted", "ready", "in-progress", "on-hold", "draft"})
+_PIECES = frozenset({"tablet", "capsule", "drop", "puff", "spray", "sachet", "injection", "teaspoon"})
 _UNITS = {"s": "second", "min": "minute", "h": "hour", "d": "day", "wk": "week", "mo": "month", "a": "year"}
 
 
@@ -57,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Medicine:
-    """One prescription. `refills`: a sentence. `requests`: newest first."""
+    """One prescription. `refills`: a sentence, "" for what nobody prescribed. `requests`: newest first."""
 
     id: str
     name: str
@@ -173,7 +174,7 @@ def _made(dose: Resource) -> str:
     """`Take 1 tablet, by mouth, 2 times a day, when needed for pain`."""
     rate = (many(dose, "doseAndRate") or [{}])[0]
     low, high = words.quantity(pick(rate, "doseRange", "low")), words.quantity(pick(rate, "doseRange", "high"))
-    amount = words.quantity(rate.get("doseQuantity")) or (f"{low} to {high}" if low and high else low or high)
+    amount = _amount(rate.get("doseQuantity")) or (f"{low} to {high}" if low and high else low or high)
     needed = pick(dose, "asNeededCodeableConcept")
     parts = [
         f"{concept(dose.get('method'), 'Take')} {amount}".strip() if amount else "",
@@ -182,6 +183,12 @@ def _made(dose: Resource) -> str:
         f"when needed for {concept(needed)}" if needed else "when needed" if dose.get("asNeededBoolean") is True else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _amount(dose: object) -> str:
+    """`2 tablets`: what is counted in whole pieces takes an s; other units stay as they were sent."""
+    found, count = words.quantity(dose), words.number(pick(dose, "value"))
+    return f"{found}s" if count and count > 1 and words.unit(dose) in _PIECES else found
 
 
 def _timing(timing: object) -> str:
@@ -233,7 +240,7 @@ def _medicine(order: Resource, chart: Chart, dispenses: Sequence[Resource] | Non
         STATUSES.get(status, STATUSES["unknown"]),
         status in CURRENT,
         directions(order),
-        _refill_words(left),
+        "" if _is_reported(order) else _refill_words(left),
         left == 0,
         words.day(text(order, "authoredOn"), chart.zone),
         text(order, "requester", "display") or names.get(reference(order.get("requester")), ""),

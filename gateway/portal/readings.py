@@ -74,6 +74,8 @@ ABSENT: dict[str, str] = {
     "positive-infinity": "The value is too high to be a number.",
     "not-performed": "The test was not done.",
     "not-permitted": "The value may not be shown.",
+    # Not of that code system, yet sent under its name by labs.
+    "unsatisfactory": "The sample could not be tested.",
 }
 
 
@@ -90,6 +92,11 @@ class Line:
     status: Status | None = None  # None: final
     path: str = ""
     when: str = ""
+
+    @property
+    def stands_out(self) -> bool:
+        """It asks for attention: by the lab's flag, by its range, or because it is not final."""
+        return self.tone in ("warn", "bad") or bool(self.beside) or self.status is not None
 
 
 def line_of(resource: Resource, born: date | None = None, when: str = "") -> Line:

@@ -9,18 +9,20 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
 from gateway.errors import FhirError
 from gateway.fhir.interaction import Param
 from gateway.portal import words
-from gateway.portal.chart import Ask, Chart, Found, Standing, Status, Todo, token
+from gateway.portal.chart import Ask, Chart, Found, Source, Standing, Status, Todo, token
 from gateway.portal.readings import Line, absent, components_of, line_of, name_of, status_of, taken, value_of, withdrawn
 from gateway.portal.words import Resource, codes, concept, many, reference, text
 
 NEW_DAYS = 14
+FEW = 4
+"""Parts of a report in the list, beside those that ask for attention: they always stand there."""
 MAX_DEPTH = 3  # of panels within panels
 
 KINDS: tuple[tuple[str, str, str], ...] = (
@@ -38,12 +40,25 @@ class Row:
     title: str
     path: str
     when: str
+    day: str
     key: Any
     kind: str
     status: Status
     parts: tuple[Line, ...] = ()
     total: int = 0
     conclusion: str = ""
+
+    @property
+    def shown(self) -> tuple[Line, ...]:
+        """All parts that ask for attention, and the first of the others up to a few, in the lab's order."""
+        room = FEW - sum(line.stands_out for line in self.parts)
+        others = [line for line in self.parts if not line.stands_out][: max(0, room)]
+        return tuple(line for line in self.parts if line.stands_out or any(line is one for one in others))
+
+    @property
+    def critical(self) -> tuple[Line, ...]:
+        """The parts that the lab called critical."""
+        return tuple(line for line in self.parts if line.tone == "bad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +103,26 @@ class Detail:
     earlier: tuple[Line, ...]
     standing: Standing
 
+    @property
+    def critical(self) -> bool:
+        """The lab called it, or a part of it, critical."""
+        return any(line.tone == "bad" for line in (*filter(None, (self.line,)), *self.parts))
+
 
 async def listing(chart: Chart) -> ResultList:
     """All reports, and all results that belong to no report."""
     newest = (Param("_sort", "", "-date"),)
-    (reports, observations), standing = await chart.gather(
-        Ask("lab and imaging reports", "DiagnosticReport", newest), Ask("single results", "Observation", newest)
+    ((reports, observations), standing), born = await asyncio.gather(
+        chart.gather(Ask("lab and imaging reports", "DiagnosticReport", newest), Ask("single results", "Observation", newest)),
+        _birth_date(chart),
     )
     by_ref = {f"Observation/{text(item, 'id')}": item for item in observations.resources}
     inside = set(_members([*reports.resources, *observations.resources]))
-    rows = [_report_row(report, by_ref, chart) for report in reports.resources]
-    rows += [_observation_row(item, by_ref, chart) for ref, item in by_ref.items() if ref not in inside]
-    return ResultList(tuple(sorted(rows, key=lambda row: row.key, reverse=True)), standing)
+    rows = [_report_row(report, by_ref, chart, born) for report in reports.resources]
+    rows += [_observation_row(item, by_ref, chart, born) for ref, item in by_ref.items() if ref not in inside]
+    rows.sort(key=lambda row: row.key, reverse=True)
+    whens = words.apart([(row.title, row.day, row.when) for row in rows])
+    return ResultList(tuple(replace(row, when=when) for row, when in zip(rows, whens, strict=True)), standing)
 
 
 async def observation(chart: Chart, id_: str) -> Detail:
@@ -129,8 +152,8 @@ async def observation(chart: Chart, id_: str) -> Detail:
         _known(facts),
         _notes(resource),
         (),
-        tuple(line_of(item, born, _when(item, chart)) for item in earlier.resources),
-        Standing(chart.source, max(age, earlier.age)),
+        _series(earlier.resources, chart, born),
+        Standing(chart.source, max(age, earlier.age), more=("other results of this test",) if earlier.more else ()),
     )
 
 
@@ -167,19 +190,35 @@ def todo(view: ResultList, today: date) -> tuple[Todo, ...]:
     """What is new since two weeks."""
     since = today - timedelta(days=NEW_DAYS)
     fresh = [row for row in view.rows if row.key.date() >= since and row.status.word != "Withdrawn"]
+    urgent = tuple(_urgent(row, line, view.standing.source) for row in fresh for line in row.critical)
     if not fresh:
         return ()
     first = fresh[0]
     if len(fresh) == 1:
-        return (Todo(f"New result: {first.title}", first.path, first.when, rank=1),)
-    names = ", ".join(dict.fromkeys(row.title for row in fresh[:3]))
-    return (
-        Todo(f"{len(fresh)} new results in the last {NEW_DAYS} days", "/portal/results", names + (" and more" if len(fresh) > 3 else ""), rank=1),
-    )
+        return urgent or (Todo(f"New result: {first.title}", first.path, first.when, rank=2),)
+    names = list(dict.fromkeys(row.title for row in fresh))
+    listed = ", ".join(names[:3]) + (" and more" if len(names) > 3 else "")
+    return (*urgent, Todo(f"{len(fresh)} new results in the last {NEW_DAYS} days", "/portal/results", listed, rank=2))
+
+
+def _urgent(row: Row, line: Line, source: Source) -> Todo:
+    """What nobody may have to find in a list."""
+    said = f"{line.value}, {row.when}. If your clinic has not talked to you about it, call {source.phone or 'them'} now."
+    return Todo(f"{line.flag}: {line.name}", line.path or row.path, said, rank=0)
 
 
 def _when(resource: Resource, chart: Chart) -> str:
     return words.moment(taken(resource), chart.zone)
+
+
+def _day(resource: Resource, chart: Chart) -> str:
+    return words.day(taken(resource), chart.zone)
+
+
+def _series(resources: Sequence[Resource], chart: Chart, born: date | None) -> tuple[Line, ...]:
+    """Results of one test, each by its day; by its time too where one day has several."""
+    whens = words.apart([("", _day(item, chart), _when(item, chart)) for item in resources])
+    return tuple(line_of(item, born, when) for item, when in zip(resources, whens, strict=True))
 
 
 def _notes(resource: Resource) -> tuple[str, ...]:
@@ -205,16 +244,17 @@ def _plain_text(form: Resource) -> str:
 # -- rows of the list
 
 
-def _report_row(resource: Resource, by_ref: dict[str, Resource], chart: Chart) -> Row:
+def _report_row(resource: Resource, by_ref: dict[str, Resource], chart: Chart, born: date | None) -> Row:
     refs = many(resource, "result")
     members = [found for item in refs if (found := _contained(resource, item) or by_ref.get(reference(item)))]
-    parts = () if withdrawn(resource) else tuple(map(line_of, members))
+    parts = () if withdrawn(resource) else tuple(line_of(item, born) for item in members)
     path = f"/portal/results/report/{text(resource, 'id')}"
     conclusion = "" if withdrawn(resource) else text(resource, "conclusion")
     return Row(
         name_of(resource),
         path,
         _when(resource, chart),
+        _day(resource, chart),
         words.sort_key(taken(resource)),
         _kind(resource),
         status_of(resource),
@@ -224,14 +264,25 @@ def _report_row(resource: Resource, by_ref: dict[str, Resource], chart: Chart) -
     )
 
 
-def _observation_row(resource: Resource, by_ref: dict[str, Resource], chart: Chart) -> Row:
+def _observation_row(resource: Resource, by_ref: dict[str, Resource], chart: Chart, born: date | None) -> Row:
     members = [found for item in many(resource, "hasMember") if (found := _contained(resource, item) or by_ref.get(reference(item)))]
-    parts = (line_of(resource),) if value_of(resource) or absent(resource) else tuple(components_of(resource)) + tuple(map(line_of, members))
     if withdrawn(resource):
-        parts = ()
+        parts: tuple[Line, ...] = ()
+    elif value_of(resource) or absent(resource):
+        parts = (line_of(resource, born),)
+    else:
+        parts = (*components_of(resource, born), *(line_of(item, born) for item in members))
     path = f"/portal/results/observation/{text(resource, 'id')}"
     return Row(
-        name_of(resource), path, _when(resource, chart), words.sort_key(taken(resource)), _kind(resource), status_of(resource), parts, len(parts)
+        name_of(resource),
+        path,
+        _when(resource, chart),
+        _day(resource, chart),
+        words.sort_key(taken(resource)),
+        _kind(resource),
+        status_of(resource),
+        parts,
+        len(parts),
     )
 
 
@@ -297,7 +348,7 @@ async def _earlier(chart: Chart, resource: Resource) -> Found:
     except FhirError:
         return Found()
     others = [item for item in found.resources if text(item, "id") != text(resource, "id") and not withdrawn(item)]
-    return Found(tuple(sorted(others, key=lambda item: words.sort_key(taken(item)), reverse=True)[:20]), found.age)
+    return Found(tuple(sorted(others, key=lambda item: words.sort_key(taken(item)), reverse=True)), found.age, found.more)
 
 
 async def _birth_date(chart: Chart) -> date | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, cast
@@ -12,6 +13,7 @@ Resource = Mapping[str, Any]
 EPOCH = datetime(1, 1, 1, tzinfo=UTC)
 _PARTIAL = re.compile(r"^(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?$")
 _MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December")
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _CURRENCIES = {"USD": "$", "EUR": "€", "GBP": "£", "JPY": "¥", "INR": "₹"}
 
 
@@ -147,6 +149,18 @@ def moment(value: str, zone: tzinfo | None = None) -> str:
     if not isinstance(found, datetime):
         return day(value)
     return f"{_day(_in_zone(found, zone))}, {clock(value, zone)}"
+
+
+def apart(entries: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Of each (name, day, moment) what tells it apart: the day, or the moment where one name has that day twice."""
+    seen = Counter((name, on) for name, on, _ in entries)
+    return [on if seen[name, on] == 1 else at for name, on, at in entries]
+
+
+def weekday(value: str, zone: tzinfo | None = None) -> str:
+    """`Monday` of an instant, "" of what has no time."""
+    found = parse_time(value)
+    return _WEEKDAYS[_in_zone(found, zone).weekday()] if isinstance(found, datetime) else ""
 
 
 def clock(value: str, zone: tzinfo | None = None) -> str:

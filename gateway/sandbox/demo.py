@@ -247,7 +247,7 @@ def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.V
         *([f"redis = {json.dumps(cache.url)}"] if cache else []),
         f"[ehr.{wanted.name}]",
         f"url = {json.dumps(ehr_url)}",
-        'display = "Alder Street Clinic"' if wanted.ehr in ("embedded", "hapi") else f"display = {json.dumps(ehr_url)}",
+        *(people.CLINIC_SETTINGS if wanted.ehr in ("embedded", "hapi") else (f"display = {json.dumps(ehr_url)}",)),
     ]
     if wanted.ehr == "embedded":
         lines += ['auth = "bearer"', f'bearer_file = "ehr/{embedded.TOKEN}"']

@@ -74,6 +74,13 @@ _PATIENTS = {
     "tomas": ("tomas-lindqvist", "Tomas Lindqvist", "new: one result and nothing else"),
     "beatriz": ("beatriz-carvalho", "Beatriz Carvalho", "registered, with nothing in her record yet"),
 }
+CLINIC_SETTINGS = (
+    'display = "Alder Street Clinic"',
+    'phone = "+1-555-0100"',
+    'timezone = "America/Panama"',  # five hours behind UTC all year, as the records are
+    'replies_within = "3 working days"',
+)
+"""The clinic under `[ehr.NAME]`: what its pages say beside the record."""
 _ALSO = {"daniel": (("mina-reyes", "Mina Reyes"),)}
 _STAFF = ("dr.novak", "Practitioner/hana-novak", "Dr. Hana Novák", ("amara-okafor", "daniel-reyes", "priya-venkataraman"))
 

@@ -197,11 +197,14 @@ class Portal:
 
     async def observation(self, visit: Visit) -> Response:
         """One result."""
-        return self._render(visit, "portal/result.html", "F10", view=await results.observation(visit.chart, visit.path("id")))
+        return self._result(visit, await results.observation(visit.chart, visit.path("id")))
 
     async def report(self, visit: Visit) -> Response:
         """One report."""
-        return self._render(visit, "portal/result.html", "F10", view=await results.report(visit.chart, visit.path("id")))
+        return self._result(visit, await results.report(visit.chart, visit.path("id")))
+
+    def _result(self, visit: Visit, view: results.Detail) -> Response:
+        return self._render(visit, "portal/result.html", "F10", view=view, shown=cut(visit, view.earlier))
 
     async def conditions(self, visit: Visit) -> Response:
         """All conditions."""

@@ -126,11 +126,12 @@ class Visit:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A list cut to what the page shows. `more` is the link to the rest, or ""."""
+    """A list cut to what the page shows. `more` is the link to the next step, `all` to everything, each or ""."""
 
     items: Sequence[Any]
     total: int
     more: str = ""
+    all: str = ""
     step: int = STEP
 
     @property
@@ -140,11 +141,12 @@ class Shown:
 
 
 def cut(visit: Visit, items: Sequence[Row], **keep: str) -> Shown:
-    """The first `show` items, and a link that shows one step more."""
+    """The first `show` items, and a link that shows one step more; another shows all, to print them."""
     asked = visit.asked("show")
     count = min(int(asked), MOST) if asked.isascii() and asked.isdigit() and len(asked) < 6 else STEP
     count = max(STEP, count)
     if len(items) <= count:
         return Shown(items, len(items))
-    query = urlencode({name: value for name, value in keep.items() if value} | {"show": str(count + STEP)})
-    return Shown(items[:count], len(items), f"{visit.request.url.path}?{query}#n{count + 1}", min(STEP, len(items) - count))
+    kept = {name: value for name, value in keep.items() if value}
+    next_, all_ = (f"{visit.request.url.path}?{urlencode(kept | {'show': str(show)})}" for show in (count + STEP, MOST))
+    return Shown(items[:count], len(items), f"{next_}#n{count + 1}", all_, min(STEP, len(items) - count))

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from gateway.smart.scopes import Scope, parse_scope
 
 CONTEXT: Mapping[str, str] = {
-    "openid": "Know that it is you who signed in",
-    "fhirUser": "Know which record entry is about you",
-    "profile": "Know which record entry is about you",
+    "openid": "Know that you signed in, and with which account",
+    "fhirUser": "Know who you are at your clinic",
+    "profile": "Know who you are at your clinic",
     "launch": "Know which patient was open when it was started",
-    "launch/patient": "Know which patient you choose here",
+    "launch/patient": "Know whose record you chose here",
     "offline_access": "Keep this access when you are not using the app",
 }
 

@@ -412,7 +412,7 @@ async def test_home_stands_when_everything_else_is_down(browser):
     answer = await browser.get("")
     assert answer.status_code == 200
     page = text_of(answer.text)
-    for name in ("appointments", "test results", "messages", "medicines", "bills and claims"):
+    for name in ("appointments", "test results", "messages", "medicines", "bills and insurance"):
         assert name in page
     assert 'href="/portal/conditions"' in answer.text
 

@@ -25,7 +25,7 @@ async def test_conditions_are_grouped_and_those_ruled_out_are_hidden():
     first = view.current[0]
     assert (first.status, first.started, first.severity) == ("Active", "April 2018", "Moderate")
     assert (view.current[1].not_sure, view.current[1].notes) == ("Not confirmed yet", ("Check again in spring.",))
-    assert view.past[0].started == "at age 6 years"
+    assert view.past[0].started == "at age 6"
     assert view.unsaid[0].visit
     assert not view.empty
 
@@ -38,7 +38,8 @@ async def test_no_conditions_is_an_empty_list_and_not_an_error():
 @pytest.mark.parametrize(
     ("more", "started"),
     [
-        ({"onsetPeriod": {"start": "2020", "end": "2021"}}, "From 2020 to 2021"),
+        ({"onsetPeriod": {"start": "2020", "end": "2021"}}, "between 2020 and 2021"),
+        ({"onsetPeriod": {"start": "2020"}}, "after 2020"),
         ({"onsetRange": {"low": {"value": 3, "unit": "years"}, "high": {"value": 5, "unit": "years"}}}, "between 3 years and 5 years"),
         ({"onsetString": "as a child"}, "as a child"),
         ({"onsetDateTime": "2020-01-05T03:00:00Z"}, "4 January 2020"),
@@ -250,7 +251,7 @@ async def test_looks_of_a_day_are_one_line_and_writes_stay_apart():
     clinic.put(event(1, "search-type", "Observation"), event(2, "create", "Communication"), event(3, "read", "Condition"), event(4, "create", "Task"))
     (day,) = (await access_log.listing(chart_of(clinic))).days
     assert [item.what for item in day.accesses] == [
-        "Added to requests, such as refills",
+        "Added to requests for refills",
         "Looked at health conditions and test results and measurements",
         "Added to messages",
     ]

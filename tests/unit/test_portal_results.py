@@ -220,13 +220,81 @@ async def test_a_report_shows_contained_results_and_names_what_is_missing():
     assert view.standing.missing == ("some of the results of this report",)
 
 
+def potassium(id_: str, value: float, when: str, flag: str = "N"):
+    """A potassium result of Amina's, final."""
+    return {
+        "resourceType": "Observation",
+        "id": id_,
+        "status": "final",
+        "code": {"coding": [{"system": "http://loinc.org", "code": "2823-3"}], "text": "Potassium"},
+        "subject": ref("Patient/p1"),
+        "effectiveDateTime": when,
+        "valueQuantity": {"value": value, "unit": "mmol/L"},
+        "interpretation": [{"coding": [{"code": flag}]}],
+    }
+
+
+async def test_results_of_one_test_on_one_day_are_told_apart_by_their_time():
+    """Elsewhere the day is enough."""
+    clinic = Clinic()
+    for id_, when in (("a", "2026-11-20T08:00:00-05:00"), ("b", "2026-11-20T17:30:00-05:00"), ("c", "2026-11-19T08:00:00-05:00")):
+        clinic.put(potassium(id_, 4.1, when))
+    zone = "(UTC\N{MINUS SIGN}5)"
+    whens = [f"20 November 2026, 5:30 pm {zone}", f"20 November 2026, 8:00 am {zone}", "19 November 2026"]
+    assert [row.when for row in (await results.listing(chart_of(clinic))).rows] == whens
+    detail = await results.observation(chart_of(clinic), "c")
+    assert [line.when for line in detail.earlier] == whens[:2]
+
+
+async def test_the_list_shows_what_the_lab_flagged_however_long_the_report():
+    """A report of many parts is cut in the list, but never so that what asks for attention is hidden; the lab's order stays."""
+    clinic = Clinic()
+    for number in range(7):
+        clinic.put(potassium(f"k{number}", 4 + number, "2026-11-20T08:00:00-05:00", "HH" if number == 6 else "H" if number == 4 else "N"))
+    report = {"resourceType": "DiagnosticReport", "id": "r", "status": "final", "code": {"text": "Panel"}, "subject": ref("Patient/p1")}
+    clinic.put(report | {"effectiveDateTime": "2026-11-20", "result": [ref(f"Observation/k{number}") for number in range(7)]})
+    (row,) = (await results.listing(chart_of(clinic))).rows
+    assert [line.value for line in row.shown] == ["4 mmol/L", "5 mmol/L", "8 mmol/L", "10 mmol/L"]
+    assert [line.flag for line in row.critical] == ["Critically high"]
+    assert (await results.report(chart_of(clinic), "r")).critical
+
+
+async def test_a_critical_result_stands_first_and_by_its_name():
+    """Nobody has to find it among "3 new results"; whom to call stands beside it."""
+    clinic = Clinic()
+    clinic.put(potassium("k", 6.5, "2026-11-20T08:00:00-05:00", "HH"))
+    clinic.put(potassium("l", 4.5, "2026-11-21T08:00:00-05:00"))
+    first, second = results.todo(await results.listing(chart_of(clinic)), date(2026, 11, 22))
+    assert (first.title, first.path, first.rank) == ("Critically high: Potassium", "/portal/results/observation/k", 0)
+    assert first.detail == "6.5 mmol/L, 20 November 2026. If your clinic has not talked to you about it, call 555 0100 now."
+    assert second.title == "2 new results in the last 14 days"
+    clinic = Clinic()
+    clinic.put(potassium("k", 6.5, "2026-11-20T08:00:00-05:00", "HH"))
+    (only,) = results.todo(await results.listing(chart_of(clinic)), date(2026, 11, 22))
+    assert only.title == "Critically high: Potassium"
+
+
+async def test_the_list_leaves_out_ranges_for_other_ages():
+    """As the page of the result does."""
+    clinic = Clinic()
+    clinic.put({"resourceType": "Patient", "id": "p1", "birthDate": "2020-06-01"})
+    years = [{"value": age, "code": "a"} for age in (2, 6, 7, 12)]
+    ranges = [
+        {"text": "11.0 to 14.0", "age": {"low": years[0], "high": years[1]}},
+        {"text": "11.5 to 15.5", "age": {"low": years[2], "high": years[3]}},
+    ]
+    clinic.put(potassium("h", 11.8, "2026-11-20T08:00:00-05:00") | {"referenceRange": ranges})
+    (row,) = (await results.listing(chart_of(clinic))).rows
+    assert row.parts[0].ranges == ("11.0 to 14.0",)
+
+
 async def test_one_result_has_its_earlier_values_and_who_did_it():
     """Same system and code only; the value itself is not among the earlier ones."""
     view = await results.observation(chart_of(rich()), "k1")
     assert view.title == "Potassium"
     assert view.line is not None
     assert (view.line.value, view.line.flag, view.line.ranges) == ("5.60 mmol/L", "High", ("3.5 to 5.1 mmol/L",))
-    assert [(line.value, line.when) for line in view.earlier] == [("4.2 mmol/L", "2 May 2026, 8:00 am (UTC\N{MINUS SIGN}5)")]
+    assert [(line.value, line.when) for line in view.earlier] == [("4.2 mmol/L", "2 May 2026")]
 
 
 async def test_a_report_has_its_conclusion_and_only_plain_text_documents():

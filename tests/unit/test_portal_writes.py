@@ -114,7 +114,7 @@ async def test_appointments_are_split_with_requests_first():
     assert view.past[0].cancelled_because == "Clinic closed"
     later = await appointments.listing(chart_of(clinic, now=NOW + timedelta(days=9)))
     assert later.coming == ()
-    assert [item.title for item in appointments.todo(view)] == ["Next visit: Diabetes check-up", "Eye check: requested"]
+    assert [item.title for item in appointments.todo(view)] == ["Next visit: Diabetes check-up", "Not booked yet: Eye check"]
 
 
 async def test_cancelling_changes_the_status_and_her_own_answer_and_nothing_else():

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
+from zlib import crc32
 
 from gateway.sandbox.people_data.codes import (
     CLINIC,
@@ -492,7 +493,7 @@ class Chart(Folder):
     def _billing(self, slug: str, days: int, created: str) -> dict[str, Any]:
         """What a Claim and its ExplanationOfBenefit have in common."""
         return {
-            "identifier": [{"system": f"{CLINIC}claim", "value": f"{self.id}-{slug}"}],
+            "identifier": [{"system": f"{CLINIC}claim", "value": f"CL-{crc32(f'{self.id}-{slug}'.encode()) % 1_000_000:06d}"}],
             "status": "active",
             "type": hl7("claim-type", "professional", "Professional"),
             "use": "claim",

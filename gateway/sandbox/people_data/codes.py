@@ -31,7 +31,7 @@ UNITS = {
     "tablet": "{tbl}",
     "capsule": "{capsule}",
     "puff": "{puff}",
-    "ratio": "{INR}",
+    "INR": "{INR}",
     "/HPF": "/[HPF]",
     "years": "a",
     "days": "d",
@@ -85,7 +85,7 @@ TESTS = {
     "b12": Test("2132-9", "Vitamin B12", "pg/mL", "200", "900"),
     "vitamin-d": Test("1989-3", "Vitamin D (25-hydroxy)", "ng/mL", "30.0", "100.0"),
     "urine-albumin": Test("9318-7", "Albumin to creatinine ratio, urine", "mg/g", "", "30"),
-    "inr": Test("6301-6", "INR (clotting time)", "ratio", "2.0", "3.0", "goal 2.0 to 3.0"),
+    "inr": Test("6301-6", "INR (clotting time)", "INR", "2.0", "3.0", "goal 2.0 to 3.0"),
     "bnp": Test("33762-6", "NT-proBNP (heart strain)", "pg/mL", "", "450"),
     "lead": Test("5671-3", "Lead, blood", "µg/dL", "", "3.5"),
 }
