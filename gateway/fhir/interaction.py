@@ -53,10 +53,9 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Prefer:
-    """RFC 7240 preferences that FHIR names."""
+    """RFC 7240 preferences that change an answer. `handling` is none: an unknown parameter is refused, whatever was preferred."""
 
     return_: str = ""  # minimal | representation | OperationOutcome
-    handling: str = ""  # strict | lenient
     respond_async: bool = False
 
 

@@ -114,7 +114,7 @@ def etags(text: str, where: str) -> str:
 
 
 def prefer(found: Fields) -> Prefer:
-    """The preferences that FHIR names; others are ignored (RFC 7240 section 2), and of a repeated one the first counts."""
+    """The preferences that change an answer; others are ignored (RFC 7240 section 2), and of a repeated one the first counts."""
     if b"prefer" not in found:
         return Prefer()
     asked: dict[str, str] = {}
@@ -122,7 +122,6 @@ def prefer(found: Fields) -> Prefer:
         asked.setdefault(name, value)
     return Prefer(
         return_=asked["return"] if asked.get("return") in ("minimal", "representation", "OperationOutcome") else "",
-        handling=asked["handling"] if asked.get("handling") in ("strict", "lenient") else "",
         respond_async="respond-async" in asked,
     )
 

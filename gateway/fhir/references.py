@@ -26,7 +26,7 @@ class Ref:
     """One Reference. `path` is a FHIRPath-like place (`Observation.subject`, `Bundle.entry[0].resource.subject`).
 
     `type`, `id` and `version` are "" unless `value` is a literal reference to one resource; `base` is the absolute part before them.
-    `logical`: there is an identifier and no literal reference. `declared` is Reference.type.
+    `value` is "" for a logical reference, which has only an identifier. `declared` is Reference.type.
     """
 
     path: str
@@ -36,7 +36,6 @@ class Ref:
     version: str = ""
     base: str = ""
     declared: str = ""
-    logical: bool = False
 
     @property
     def contained(self) -> bool:
@@ -91,5 +90,5 @@ def _reference(path: str, holder: str, members: dict[str, Any]) -> Ref | None:
         return Ref(path, text, type_, id_, version, base, kind)
     # A logical reference has nothing but these members; an object with more is some other element that has an identifier.
     if isinstance(members.get("identifier"), dict) and members.keys() <= {"identifier", "type", "display", "id", "extension"}:
-        return Ref(path, "", declared=kind, logical=True)
+        return Ref(path, "", declared=kind)
     return None

@@ -48,10 +48,9 @@ _decode_type = msgspec.json.Decoder(_Typed).decode
 
 @dataclass(frozen=True, slots=True)
 class Responded:
-    """`statuses` are the EHR's, one for each entry, in order. `hidden` are its own words, bounded, for the event log only."""
+    """`hidden` are the EHR's own words, bounded, for the event log only."""
 
     body: bytes
-    statuses: tuple[int, ...]
     hidden: str = ""
 
 
@@ -64,14 +63,14 @@ def shown(data: bytes, *, bases: tuple[str, ...] = ()) -> Responded:
         made = [_entry(entry, bases) for entry in bundle.entry]
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors, and so is a status that is no number
         raise UpstreamFault(reason="ehr-no-response-bundle", code="structure") from error
-    entries = b",".join(entry for entry, _, _ in made)
+    entries = b",".join(entry for entry, _ in made)
     head = b'{"resourceType":"Bundle","type":' + serialize(bundle.type)
     body = head + (b',"entry":[' + entries + b"]}" if entries else b"}")
-    hidden = "\n".join(words for _, _, words in made if words)[:MAX_HIDDEN]
-    return Responded(body, tuple(status for _, status, _ in made), hidden)
+    hidden = "\n".join(words for _, words in made if words)[:MAX_HIDDEN]
+    return Responded(body, hidden)
 
 
-def _entry(entry: _Entry, bases: tuple[str, ...]) -> tuple[bytes, int, str]:
+def _entry(entry: _Entry, bases: tuple[str, ...]) -> tuple[bytes, str]:
     response = entry.response
     status = int(response.status[:3])
     told: dict[str, Any] = {"status": str(status)}
@@ -88,4 +87,4 @@ def _entry(entry: _Entry, bases: tuple[str, ...]) -> tuple[bytes, int, str]:
         if status >= 400 and translated.issues:
             told["outcome"] = {"resourceType": "OperationOutcome", "issue": list(translated.issues)}
     pasted = b'"resource":' + resource + b"," if resource else b""
-    return b"{" + pasted + b'"response":' + serialize(told) + b"}", status, hidden
+    return b"{" + pasted + b'"response":' + serialize(told) + b"}", hidden

@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import fcntl
 import functools
@@ -316,21 +315,6 @@ def _process(installed: Installed, options: Options) -> subprocess.Popen[str]:
         errors="replace",
         start_new_session=True,  # Ctrl-C in the terminal is ours to handle
     )
-
-
-async def start_async(options: Options = Options(), cache: Path | None = None, say: Say = print) -> Hapi:
-    """`start` without stopping the event loop. When it is cancelled, HAPI is ended as soon as it has started."""
-    work = asyncio.ensure_future(asyncio.to_thread(start, options, cache, say))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        work.add_done_callback(_stop_started)
-        raise
-
-
-def _stop_started(work: asyncio.Future[Hapi]) -> None:
-    if not work.cancelled() and work.exception() is None:
-        work.result().stop()
 
 
 @contextlib.contextmanager

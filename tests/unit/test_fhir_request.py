@@ -79,7 +79,7 @@ def test_a_create() -> None:
         "Observation",
         body=OBSERVATION,
         conditions=Conditions(if_none_exist=(Param("identifier", "", "s|1"), Param("status", "", "final"))),
-        prefer=Prefer("minimal", "strict", respond_async=True),
+        prefer=Prefer("minimal", respond_async=True),
     )
 
 

@@ -23,7 +23,6 @@ from joserfc.errors import JoseError
 from gateway.smart.server.authlib_core import InvalidClientError, JWTBearerClientAssertion
 from gateway.smart.server.values import RememberJti
 
-ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ALGORITHMS = ("RS384", "ES384")
 _KEY_TYPE = {"RS384": "RSA", "ES384": "EC"}
 _LONGEST = 8192  # characters; a deeply nested payload is cheap to send and dear to parse
