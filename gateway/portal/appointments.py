@@ -34,7 +34,7 @@ REASONS: tuple[tuple[str, str], ...] = (
 
 STATUSES: dict[str, Status] = {
     "proposed": Status("Requested", "The clinic has not answered yet. This is not booked.", "info"),
-    "pending": Status("Waiting for the clinic", "Not everybody has agreed to this time yet. This is not booked.", "info"),
+    "pending": Status("Not confirmed", "Not everybody has agreed to this time yet. This is not booked.", "info"),
     "waitlist": Status("On the waiting list", "The clinic will tell you when there is a time.", "info"),
     "booked": Status("Booked", "", "good"),
     "arrived": Status("You have arrived", "", "good"),

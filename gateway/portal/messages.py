@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 from gateway.errors import BadRequest, Conflict, FhirError, NotFound
 from gateway.fhir.interaction import Param
@@ -28,7 +29,16 @@ CATEGORIES: tuple[tuple[str, str], ...] = (
     ("appointment", "Appointments"),
     ("billing", "Bills and insurance"),
 )
-ABOUT_TYPES = frozenset({"Appointment", "Claim", "Condition", "DiagnosticReport", "ExplanationOfBenefit", "MedicationRequest", "Observation"})
+ABOUT: Mapping[str, tuple[str, str]] = {
+    "Appointment": ("appointment", "/portal/appointments/{id}"),
+    "Claim": ("billing", "/portal/bills/claim/{id}"),
+    "Condition": ("general", "/portal/conditions"),
+    "DiagnosticReport": ("result", "/portal/results/report/{id}"),
+    "ExplanationOfBenefit": ("billing", "/portal/bills/plan/{id}"),
+    "MedicationRequest": ("medication", "/portal/medicines/{id}"),
+    "Observation": ("result", "/portal/results/observation/{id}"),
+}
+"""What a message can be about: its category and its own page."""
 _STAFF = ("CareTeam/", "HealthcareService/", "Organization/", "Practitioner/", "PractitionerRole/")
 _CLOSED = frozenset({"completed", "stopped", "not-done", "entered-in-error"})
 
@@ -66,7 +76,7 @@ class Thread:
     messages: tuple[Message, ...]
     key: Any
     open: bool
-    about: str = ""
+    about: str = ""  # the page of what it is about
 
     @property
     def last(self) -> Message:
@@ -147,12 +157,23 @@ async def recipients(chart: Chart) -> tuple[Recipient, ...]:
 async def about_words(chart: Chart, about: str) -> str:
     """What a message is about, by the resource's own name. Raises BadRequest for what cannot be asked about, NotFound for what is not hers."""
     resource_type, _, id_ = about.partition("/")
-    if resource_type not in ABOUT_TYPES:
+    if resource_type not in ABOUT:
         raise BadRequest("A message cannot be about that.", reason="about-unknown")
     resource = await chart.read(resource_type, id_)
     name = concept(resource.get("code")) or concept(resource.get("medicationCodeableConcept")) or concept(resource.get("serviceType"))
     when = text(resource, "effectiveDateTime") or text(resource, "start") or text(resource, "created")
     return ", ".join(part for part in (name or "Your record", words.day(when, chart.zone)) if part)
+
+
+def about_category(about: str) -> str:
+    """The category that a message about `Type/id` begins with, or ""."""
+    return ABOUT.get(about.partition("/")[0], ("", ""))[0]
+
+
+def about_path(about: str) -> str:
+    """The page of `Type/id`, or ""."""
+    resource_type, _, id_ = about.partition("/")
+    return ABOUT.get(resource_type, ("", ""))[1].format(id=quote(id_, safe=""))
 
 
 async def send_new(chart: Chart, draft: Draft, key: str) -> str:
@@ -252,6 +273,7 @@ def _thread(root: str, parts: list[Resource], chart: Chart, names: Mapping[str, 
         tuple(_view(item, chart, names) for item in readable),
         words.sort_key(_sent(readable[-1])),
         text(header, "status") not in _CLOSED or many(header, "payload") != [],
+        next((path for item in parts for one in many(item, "about") if (path := about_path(reference(one)))), ""),
     )
 
 

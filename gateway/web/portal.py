@@ -146,6 +146,7 @@ class Portal:
         path = feature(current).path if current else ""
         nav = [{"path": row.path, "short": row.short, "title": row.title, "current": row.path == path} for row in sections()]
         shared: dict[str, Any] = {"nav": nav, "record": self._record(visit), "done": visit.asked("done"), "source": visit.chart.source}
+        shared["whom"] = "you" if shared["record"] is None or shared["record"]["own"] else shared["record"]["name"]
         return self._pages.render(name, status=status, person=visit.person, **{**shared, **context})
 
     def _record(self, visit: Visit) -> dict[str, Any] | None:
@@ -363,8 +364,9 @@ class Portal:
             categories=messages.CATEGORIES,
             about=about,
             about_words=await messages.about_words(visit.chart, about) if about else "",
+            about_path=messages.about_path(about),
             form=visit.hidden(visit.form.get("key", "")),
-            values=visit.values,
+            values=visit.values_or(category=messages.about_category(about)),
             errors=errors or {},
             failure=failure,
         )

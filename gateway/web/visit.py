@@ -119,6 +119,10 @@ class Visit:
         """What was entered, "" where nothing was: a form that is shown again keeps it."""
         return defaultdict(str, self.form)
 
+    def values_or(self, **first: str) -> Mapping[str, str]:
+        """What was entered; before anything was, `first`."""
+        return self.values if self.form else defaultdict(str, first)
+
     def hidden(self, key: str = "") -> dict[str, str]:
         """The fields that every form carries."""
         return {"csrf": self.person.csrf, "record": self.token, "key": key or new_key()}

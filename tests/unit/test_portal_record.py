@@ -273,3 +273,62 @@ async def test_odd_events_still_show():
     )
     (day,) = (await access_log.listing(chart_of(clinic))).days
     assert (day.accesses[0].who, day.accesses[0].what) == ("Not known", "Used the record")
+
+
+async def test_bills_are_told_apart_by_what_was_done():
+    """All are of the same clinic; a bare code is no name, and then the clinic stands there."""
+    clinic = Clinic()
+    services = {
+        "one": [{"text": "Eye check"}],
+        "many": [{"text": name} for name in ("X-ray", "X-ray", "Visit", "Bandage")],
+        "code": [{"coding": [{"code": "99213"}]}],
+    }
+    for id_, items in services.items():
+        lines = [{"sequence": number, "productOrService": item} for number, item in enumerate(items, 1)]
+        claim = {"resourceType": "Claim", "id": id_, "status": "active", "use": "claim", "patient": ref("Patient/p1"), "created": "2026-11-01"}
+        clinic.put(claim | {"type": words("", "vision"), "provider": {"display": "Mercy Clinic"}, "item": lines})
+    found = {bill.target: bill for bill in (await bills.listing(chart_of(clinic))).bills}
+    assert {target.partition("/")[2]: bill.title for target, bill in found.items()} == {
+        "one": "Eye check",
+        "many": "X-ray, Visit and 1 more",
+        "code": "Mercy Clinic",
+    }
+    assert dict(found["Claim/one"].facts)["Kind of care"] == "Eyes"
+
+
+@pytest.mark.parametrize(
+    ("dose", "line"),
+    [
+        ({"value": 2, "unit": "tablet"}, "Take 2 tablets"),
+        ({"value": 1, "unit": "tablet"}, "Take 1 tablet"),
+        ({"value": 10, "unit": "mL"}, "Take 10 mL"),
+    ],
+)
+def test_more_than_one_piece_has_an_s(dose, line):
+    """Directions that are made from parts are still a sentence."""
+    assert medicines.directions({"dosageInstruction": [{"doseAndRate": [{"doseQuantity": dose}]}]}) == (line,)
+
+
+async def test_what_nobody_prescribed_has_no_refills():
+    """The page does not send her to the pharmacy to ask how many are left."""
+    clinic = Clinic()
+    order = {"resourceType": "MedicationRequest", "id": "m", "status": "active", "intent": "plan", "subject": ref("Patient/p1")}
+    clinic.put(order | {"reportedBoolean": True, "medicationCodeableConcept": {"text": "Vitamin D"}})
+    (item,) = (await medicines.listing(chart_of(clinic))).current
+    assert (item.refills, item.may_ask) == ("", False)
+
+
+async def test_a_day_names_a_few_kinds_of_data_and_counts_the_rest():
+    """A list of thirteen kinds is read by nobody; each time names its own."""
+    clinic = Clinic()
+    kinds = ("Observation", "Condition", "Communication", "Appointment", "Task", "Claim", "CareTeam")
+    for number, kind in enumerate(kinds):
+        event = {"resourceType": "AuditEvent", "id": f"e{number}", "type": words("", "rest"), "subtype": [words("", "search-type")["coding"][0]]}
+        agent = {"who": ref("Practitioner/x") | {"display": "Dr. X"}, "requestor": True}
+        entity = [{"what": ref("Patient/p1")}, {"what": {"type": kind}}]
+        clinic.put(event | {"recorded": f"2026-11-20T10:0{number}:00Z", "agent": [agent], "entity": entity})
+    (day,) = (await access_log.listing(chart_of(clinic))).days
+    assert [item.what for item in day.accesses] == [
+        "Looked at the care team, bills sent to the plan, requests for refills, appointments and 3 more kinds of data"
+    ]
+    assert len(day.accesses[0].times) == len(kinds)

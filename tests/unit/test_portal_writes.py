@@ -273,6 +273,7 @@ async def test_a_new_thread_is_a_header_and_a_message_in_it():
     assert message["recipient"] == [{"reference": "CareTeam/ct1"}]
     assert message["payload"] == [{"contentString": "Is dizziness common?"}]
     assert message["about"] == [{"reference": "Observation/k1"}]
+    assert (await messages.listing(chart_of(clinic))).one(thread_id).about == "/portal/results/observation/k1"
     assert {header["status"], message["status"]} == {"in-progress"}
     assert header["sender"] == message["sender"] == header["subject"] == {"reference": "Patient/p1"}
     assert header["identifier"] != message["identifier"]
@@ -383,3 +384,39 @@ async def test_circles_of_messages_end():
         )
     view = await asyncio.wait_for(messages.listing(chart_of(clinic)), 5)
     assert sorted(item.text for thread in view.threads for item in thread.messages) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("about", "category", "path"),
+    [
+        ("Observation/k1", "result", "/portal/results/observation/k1"),
+        ("DiagnosticReport/r1", "result", "/portal/results/report/r1"),
+        ("MedicationRequest/m1", "medication", "/portal/medicines/m1"),
+        ("Appointment/a1", "appointment", "/portal/appointments/a1"),
+        ("ExplanationOfBenefit/e1", "billing", "/portal/bills/plan/e1"),
+        ("Claim/c1", "billing", "/portal/bills/claim/c1"),
+        ("Condition/c1", "general", "/portal/conditions"),
+        ("Patient/p1", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_message_begins_with_its_category_and_leads_back_to_what_it_is_about(about, category, path):
+    """The form does not ask what it knows, and there is a way back."""
+    assert (messages.about_category(about), messages.about_path(about)) == (category, path)
+
+
+async def test_a_visit_that_is_not_agreed_is_never_the_next_one():
+    """It has a time, and yet it stands with what is not booked; the next visit is the first that is."""
+    clinic = Clinic()
+    for id_, status, start in (("a", "pending", "2026-11-30T07:50:00-05:00"), ("b", "booked", "2026-12-01T10:30:00-05:00"), ("c", "proposed", "")):
+        visit = {"resourceType": "Appointment", "id": id_, "status": status, "description": id_, "participant": [{"actor": ref("Patient/p1")}]}
+        clinic.put(visit | ({"start": start} if start else {}))
+    view = await appointments.listing(chart_of(clinic))
+    assert ([item.id for item in view.requested], [item.id for item in view.coming]) == (["a", "c"], ["b"])
+    first, *others = appointments.todo(view)
+    assert (first.title, first.detail) == ("Next visit: b", "Tuesday, 1 December 2026, 10:30 am (UTC\N{MINUS SIGN}5). Booked.")
+    assert [item.title for item in others] == ["Not booked yet: a", "Not booked yet: c"]
+    assert others[0].detail.startswith("Monday, 30 November 2026, 7:50 am")
+    assert others[0].detail.endswith("This is not booked.")
+    later = await appointments.listing(chart_of(clinic, now=NOW + timedelta(days=10)))
+    assert [item.id for item in later.past] == ["b", "a"]
