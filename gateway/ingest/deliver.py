@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -197,7 +197,7 @@ class Worker:
                 if (job := self._running.get(seq)) is None:
                     continue
                 if seq in kept:
-                    job.lease.until = until
+                    job.lease.renewed(until)
                 else:
                     job.task.cancel()
 
@@ -240,7 +240,7 @@ class Worker:
 
     async def _result(self, claimed: Claimed, lease: HeldLease) -> Result:
         message = claimed.message
-        context = RequestContext(message.request_id, via="worker", message_id=message.id)
+        context = RequestContext(message.request_id, via="worker", message_id=message.id, until=lambda: lease.until)
         try:
             asked = self._vault.request(message.id, claimed.request).parse((self._base(message.ehr),))
             principal = await self._parts.senders.principal(message)
@@ -326,11 +326,34 @@ class HeldLease:
         self._vault = vault
         self._message = message
         self.until = until
+        self._ending: asyncio.Timeout | None = None
 
-    def check(self) -> None:
-        """Raises Fenced."""
-        if time.monotonic() > self.until:
-            raise Fenced
+    def renewed(self, until: float) -> None:
+        """It runs until then."""
+        self.until = until
+        if self._ending:
+            self._ending.reschedule(self._end)
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
+        """Raises Fenced when the lease is over, or as soon as it is."""
+        self._ending = ending = asyncio.timeout_at(self._end)
+        try:
+            async with ending:
+                if time.monotonic() > self.until:
+                    raise Fenced
+                yield
+        except TimeoutError as error:
+            if not ending.expired():
+                raise
+            raise Fenced from error
+        finally:
+            self._ending = None
+
+    @property
+    def _end(self) -> float:
+        """In the loop's own time."""
+        return _clock() + self.until - time.monotonic()
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
         """Raises Fenced."""

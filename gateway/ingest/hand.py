@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,8 +42,8 @@ class Road(Protocol):
 class Lease(Protocol):
     """The worker's hold on the message. What writes or checks raises Fenced when it is lost."""
 
-    def check(self) -> None:
-        """Whether the lease still runs by this process's own clock: one that stood still may not write to the EHR any more (FAULT-P3)."""
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """A block that ends when the lease runs out by this process's own clock: one that stood still writes nothing any more (FAULT-P3)."""
         ...
 
     async def sending(self, seen: Mapping[int, str | None]) -> None:
@@ -80,8 +81,8 @@ class Hand:
 
     async def send(self, asked: Interaction) -> StoredAnswer:
         """Write, while the lease runs. Raises FhirError, OutcomeUnknown or Fenced."""
-        self.lease.check()
-        answer = stored.from_answer(await self.road.handle(self.principal, asked, self.context))
+        async with self.lease.held():
+            answer = stored.from_answer(await self.road.handle(self.principal, asked, self.context))
         point("after-answer")
         return answer
 

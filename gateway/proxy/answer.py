@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -29,3 +31,4 @@ class RequestContext:
     via: str = "api"  # api | portal | worker
     message_id: str = ""  # inbox row, when via == "worker"
     fresh: bool = False  # the caller asked for no cached answer (Cache-Control: no-cache)
+    until: Callable[[], float] = lambda: math.inf  # time.monotonic() at which the worker's lease runs out, as it was last renewed

@@ -170,8 +170,8 @@ class Reader:
         return screen.Keep(frozenset(patients))
 
     async def send(self, call: EhrCall) -> EhrReply:
-        """One call on behalf of this request; every call carries its id."""
-        return await self.ehr.send(replace(call, request_id=self.context.request_id))
+        """One call on behalf of this request; every call carries its id, and none goes out when there is no right to it any more."""
+        return await self.ehr.send(replace(call, request_id=self.context.request_id, not_after=self.context.until()))
 
     def lied(self, reason: str) -> UpstreamFault:
         """The EHR gave what was not asked for: noted, and a fault to the caller (FAULT-U26)."""

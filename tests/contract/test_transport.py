@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import ssl
 import time
@@ -115,6 +116,28 @@ async def test_redirects_are_not_followed(transport, path, status):
         assert response.status == status
         assert other.asked == []
         assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("limit", ["deadline", "not_after"])
+async def test_a_process_that_stood_still_sends_nothing_late(transport, server, limit):
+    """FAULT-P3: the connection is there before its timers have had a chance."""
+    late = time.monotonic() + 0.2 if limit == "not_after" else math.inf
+    asyncio.get_running_loop().call_soon(time.sleep, 0.3)
+    with pytest.raises(TransportError) as caught:
+        await transport.send(HttpRequest("PUT", server.url + "/ok", body=OK, not_after=late), deadline=0.2 if limit == "deadline" else 5.0, cap=CAP)
+    assert (caught.value.timeout, caught.value.sent) == (True, False)
+    await asyncio.sleep(0.05)
+    assert server.asked == []
+    assert (await get(transport, server.url + "/ok", method="PUT", body=OK)).status == 200
+
+
+async def test_a_kept_connection_takes_nothing_late_either(transport, server):
+    """There is no wait at all before it is sent."""
+    await get(transport, server.url + "/ok")
+    with pytest.raises(TransportError) as caught:
+        await transport.send(HttpRequest("PUT", server.url + "/ok", body=OK, not_after=time.monotonic() - 0.001), deadline=5.0, cap=CAP)
+    assert (caught.value.timeout, caught.value.sent) == (True, False)
+    assert [one.method for one in server.asked] == ["GET"]
 
 
 async def test_a_closed_port_is_an_error_of_a_request_that_was_not_sent(transport):

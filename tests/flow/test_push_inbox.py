@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -544,13 +545,54 @@ async def test_a_worker_that_was_away_too_long_writes_nothing_in_the_store(gatew
     zombie = gateway.worker()
     zombie_task = asyncio.create_task(zombie.drained())
     await begun.wait()
-    await asyncio.sleep(0.3)  # its leases are renewed by `run` only
+    for job in zombie._running.values():
+        job.lease.renewed(math.inf)  # its own clock does not tell it
+    await asyncio.sleep(0.3)  # leases are renewed by `run` only
     gateway.shelf.handle = handle
     await gateway.worker().drained()
     go_on.set()
     await zombie_task
     (entry,) = json.loads((await gateway.status(answer)).body)["entry"]
     assert entry["response"]["status"] == "201"
+
+
+async def test_a_delivery_takes_as_long_as_its_lease_is_renewed(gateway):
+    """The EHR may be slower than a lease; nobody takes the message over meanwhile."""
+    gateway.policy = replace(gateway.policy, lease=1.0)
+    handle = gateway.shelf.handle
+
+    async def slow(*given):
+        await asyncio.sleep(2)
+        return await handle(*given)
+
+    gateway.shelf.handle = slow
+    async with working(gateway), working(gateway):
+        answer = await gateway.post()
+    assert (answer.status, [len(each) for each in gateway.shelf.versions.values()]) == (201, [1])
+    (listed,) = await admin.listed(gateway.database)
+    assert listed.attempts == 1
+
+
+async def test_a_delivery_ends_with_its_lease(gateway):
+    """When it cannot be renewed, what is still on its way to the EHR is given up: the heir looks, and a late end of it could go over a correction."""
+    gateway.policy = replace(gateway.policy, lease=0.3)
+    ended = asyncio.Event()
+
+    async def stuck(*_):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    gateway.shelf.handle = stuck
+    await gateway.post(ASYNC)
+    worker = gateway.worker()
+    await worker._take()  # leases are renewed by `run` only
+    async with asyncio.timeout(5):
+        await asyncio.wait([job.task for job in worker._running.values()])
+    assert ended.is_set()
+    (listed,) = await admin.listed(gateway.database)
+    assert (listed.state, listed.attempts) == ("claimed", 1)
 
 
 # Notify --------------------------------------------------------------------------------------------------------------------

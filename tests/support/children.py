@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import uvicorn
 from sqlalchemy import event
 
@@ -42,6 +43,21 @@ def serve(flags: Mapping[str, Any], environ: Mapping[str, str], port: int) -> No
 def deliver(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
     """`gateway worker`."""
     _begin(flags, environ)
+    asyncio.run(_deliver(flags))
+
+
+def deliver_slowly(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    """`gateway worker` over a network where a connection for a PUT takes 0.3 seconds. It says in GATEWAY_TEST_REACHED when it waits for one."""
+    _begin(flags, environ)
+    connect = aiohttp.TCPConnector.connect
+
+    async def slow(self: Any, req: Any, *more: Any) -> Any:
+        if req.method == "PUT":
+            Path(environ["GATEWAY_TEST_REACHED"]).touch()  # noqa: ASYNC240 (one file, for the test)
+            await asyncio.sleep(0.3)
+        return await connect(self, req, *more)
+
+    aiohttp.TCPConnector.connect = slow  # type: ignore[method-assign]
     asyncio.run(_deliver(flags))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from gateway.fhir import request
@@ -27,9 +29,11 @@ class Row:
     answers: dict[int, StoredAnswer] = field(default_factory=dict)
     ran_out: bool = False
 
-    def check(self) -> None:
+    @asynccontextmanager
+    async def held(self) -> AsyncGenerator[None]:
         if self.ran_out:
             raise Fenced
+        yield
 
     async def sending(self, seen) -> None:
         for at, version in seen.items():

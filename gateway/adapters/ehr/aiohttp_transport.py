@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from gateway.adapters.ehr.base import HttpRequest, HttpResponse, TransportError
@@ -29,12 +33,13 @@ class AiohttpTransport:
 
     async def send(self, request: HttpRequest, *, deadline: float, cap: int) -> HttpResponse:
         """See the Protocol `Transport`."""
-        state = SimpleNamespace(sent=False)
+        state = _State(min(request.not_after, time.monotonic() + deadline))
+        _STATE.set(state)
         with _translated(state):
-            async with asyncio.timeout(deadline), self._exchange(request, state) as response:
+            async with asyncio.timeout(deadline), self._exchange(request) as response:
                 return HttpResponse(response.status, joined(response.headers.items()), await _body(response, cap))
 
-    def _exchange(self, request: HttpRequest, state: SimpleNamespace) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _exchange(self, request: HttpRequest) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         self._session = self._session or self._open()
         return self._session.request(
             request.method,
@@ -42,18 +47,16 @@ class AiohttpTransport:
             headers=(*request.headers, ("Accept-Encoding", "identity")),
             data=request.body,
             allow_redirects=False,
-            trace_request_ctx=state,
         )
 
     def _open(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ssl=self._tls or system_trust(), keepalive_timeout=IDLE),
+            connector=_Connector(limit=self._connections, ssl=self._tls or system_trust(), keepalive_timeout=IDLE),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
             skip_auto_headers=("User-Agent", "Content-Type", "Accept"),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            trace_configs=[_noting_sent()],
             middlewares=(_no_second_try,),
         )
 
@@ -64,16 +67,28 @@ class AiohttpTransport:
             self._session = None
 
 
-def _noting_sent() -> aiohttp.TraceConfig:
-    """From the moment that a request has a connection it may reach the server."""
+@dataclass
+class _State:
+    """One request on its way. `until`: time.monotonic() after which it is not sent any more."""
 
-    async def connected(_session: aiohttp.ClientSession, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.sent = True
+    until: float
+    sent: bool = False
 
-    config = aiohttp.TraceConfig()
-    config.on_connection_create_end.append(connected)
-    config.on_connection_reuseconn.append(connected)
-    return config
+
+_STATE: ContextVar[_State] = ContextVar("request")
+
+
+class _Connector(aiohttp.TCPConnector):
+    """From the moment that a request has a connection it may reach the server; one that is late gets none."""
+
+    async def connect(self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:  # noqa: ASYNC109 (aiohttp's)
+        connection = await super().connect(req, traces, timeout)
+        state = _STATE.get()
+        if time.monotonic() > state.until:  # the timer of one that stood still runs only after what was ready
+            connection.close()
+            raise TimeoutError
+        state.sent = True
+        return connection
 
 
 async def _no_second_try(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -111,7 +126,7 @@ async def _capped(response: aiohttp.ClientResponse, cap: int) -> AsyncIterator[b
 
 
 @contextlib.contextmanager
-def _translated(state: SimpleNamespace) -> Any:
+def _translated(state: _State) -> Any:
     """Every failure of aiohttp as a TransportError. Cancellation passes."""
     try:
         yield

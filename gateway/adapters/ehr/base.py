@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +25,7 @@ class EhrCall:
     if_none_match: str = ""  # "*": only where nothing is there (RFC 9110 13.1.2). HAPI does not look at it on a PUT
     if_none_exist: tuple[Param, ...] = ()
     request_id: str = ""
+    not_after: float = math.inf  # time.monotonic() after which it is not sent any more: a process may stand still in between (FAULT-P3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ class Ehr(Protocol):
     """One upstream FHIR server.
 
     `send` raises UpstreamFault or UpstreamTimeout (never an HTTP library's error) when there is no usable answer, OutcomeUnknown when that
-    happened after a write may have reached the EHR. 4xx answers come back as replies, and so does 503, with its Retry-After (FAULT-U4, U5); a
-    401 does not, because the credential it refuses is the gateway's own (FAULT-U21).
+    happened after a write may have reached the EHR, Unavailable when `not_after` had passed and nothing was sent. 4xx answers come back as
+    replies, and so does 503, with its Retry-After (FAULT-U4, U5); a 401 does not, because the credential it refuses is the gateway's own
+    (FAULT-U21).
     """
 
     @property
@@ -126,6 +129,7 @@ class HttpRequest:
     url: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
+    not_after: float = math.inf  # as in EhrCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,10 @@ class Transport(Protocol):
     """HTTP to an EHR, under one contract suite: a total deadline, a body cap, no redirects, no cookies, no proxies from the environment."""
 
     async def send(self, request: HttpRequest, *, deadline: float, cap: int) -> HttpResponse:
-        """Raises TransportError only. `deadline` in seconds for everything; `cap` in bytes of body."""
+        """Raises TransportError only. `deadline` in seconds for everything; `cap` in bytes of body.
+
+        Nothing is begun to be sent after the deadline or `not_after`, also when no timer had a chance to say so.
+        """
         ...
 
     async def close(self) -> None:

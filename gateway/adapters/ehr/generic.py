@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from gateway.adapters.ehr.base import EhrCall, EhrReply, HttpRequest, HttpRespon
 from gateway.adapters.ehr.breaker import PAUSE, Breaker
 from gateway.adapters.ehr.profile import Profile
 from gateway.adapters.ehr.wire import http_request
-from gateway.errors import FhirError, UpstreamFault, UpstreamTimeout
+from gateway.errors import FhirError, Unavailable, UpstreamFault, UpstreamTimeout
 from gateway.fhir.interaction import WRITES, Kind
 from gateway.fhir.json import without_bom
 from gateway.fhir.outcome import pause
@@ -103,11 +104,13 @@ class GenericEhr:
         return self.offered
 
     async def send(self, call: EhrCall) -> EhrReply:
-        """Make the call. Raises UpstreamFault, UpstreamTimeout or OutcomeUnknown."""
+        """Make the call. Raises UpstreamFault, UpstreamTimeout, Unavailable or OutcomeUnknown."""
         request = http_request(self._link.address, call, self._link.auth.headers(), url_limit=self.profile.url_limit)
         try:
             response = await self._exchange(request, again=call.kind not in WRITES)
         except TransportError as error:
+            if not error.sent and _is_late(request):
+                raise Unavailable(reason="lease-over") from error
             raise _fault(error, write=call.kind in WRITES) from error
         return self.settled(call, _reply(call, response))
 
@@ -129,7 +132,8 @@ class GenericEhr:
             try:
                 response = await self._tried(request, again=again)
             except TransportError as error:
-                attempt.up = error.too_large  # then it does answer
+                if not _is_late(request):  # what came too late to be sent says nothing of the EHR
+                    attempt.up = error.too_large  # then it does answer
                 raise
             attempt.up = response.status not in _DOWN
             return response
@@ -144,6 +148,10 @@ class GenericEhr:
             if not again or error.timeout or error.too_large or error.untrusted or left <= 0:
                 raise
         return await self._link.transport.send(request, deadline=left, cap=self._link.cap)
+
+
+def _is_late(request: HttpRequest) -> bool:
+    return time.monotonic() > request.not_after
 
 
 def _fault(error: TransportError, *, write: bool) -> FhirError | OutcomeUnknown:

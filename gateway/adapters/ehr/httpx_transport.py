@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -29,12 +30,14 @@ class HttpxTransport:
 
     async def send(self, request: HttpRequest, *, deadline: float, cap: int) -> HttpResponse:
         """See the Protocol `Transport`."""
-        watch = _Watch(sent=not self._watched)
+        watch = _Watch(min(request.not_after, time.monotonic() + deadline))
         with _translated(watch):
             async with asyncio.timeout(deadline):
                 return await self._exchange(request, watch, deadline, cap)
 
     async def _exchange(self, request: HttpRequest, watch: _Watch, deadline: float, cap: int) -> HttpResponse:
+        if not self._watched:
+            watch.sending()
         response = await self._transport.handle_async_request(_as_httpx(request, watch, 0.95 * deadline))
         try:
             return HttpResponse(response.status_code, joined(response.headers.multi_items()), await _body(response, cap))
@@ -47,14 +50,24 @@ class HttpxTransport:
 
 
 class _Watch:
-    """Notes when the first byte of a request is about to be sent (a trace of httpcore). A transport without traces may have sent it at once."""
+    """Notes when the first byte of a request is about to be sent (a trace of httpcore), and holds it back when that is too late.
 
-    def __init__(self, *, sent: bool) -> None:
-        self.sent = sent
+    A transport without traces may send it at once. `until` is of time.monotonic().
+    """
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.sent = False
 
     async def __call__(self, event: str, _info: Any) -> None:
         if event.endswith("send_request_headers.started"):
-            self.sent = True
+            self.sending()
+
+    def sending(self) -> None:
+        """Raises TimeoutError. The timer of one that stood still runs only after what was ready."""
+        if time.monotonic() > self.until:
+            raise TimeoutError
+        self.sent = True
 
 
 def _as_httpx(request: HttpRequest, watch: _Watch, connect: float) -> httpx.Request:

@@ -30,7 +30,7 @@ def http_request(base: Address, call: EhrCall, credentials: Mapping[str, str], *
         return _search(base, call, common, url_limit)
     headers = (*common, *_WRITE, *_conditions(call)) if call.kind in WRITES else common
     body = call.body if call.kind in WRITES else None
-    return HttpRequest(_METHODS[call.kind], base.text + _path(call), headers, body)
+    return HttpRequest(_METHODS[call.kind], base.text + _path(call), headers, body, call.not_after)
 
 
 _METHODS = {
