@@ -15,7 +15,7 @@ from gateway.cache import keys
 from gateway.cache.cache import Cache, NoCache
 from gateway.errors import Conflict, FhirError, Forbidden, NotFound, NotSupported, PreconditionFailed, Unprocessable
 from gateway.fhir.bundle import open_searchset
-from gateway.fhir.compartment import patients_of
+from gateway.fhir.compartment import matches, patients_of
 from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.fhir.json import parse, parse_trusted
 from gateway.fhir.references import relative_reference, walk
@@ -102,6 +102,8 @@ class Writer:
         async with self.cache.touching(self._names(resource)):
             guard = condition or asked.conditions.guard
             reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=guard))
+        if condition and reply.status == 200 and reply.body:
+            self._check_holds(parse_trusted(reply.body), condition)
         if asked.conditions.guard and reply.status == 200:  # nothing was made: another one has that identifier since the worker looked
             raise PreconditionFailed(reason="made-since")
         if not condition and reply.status == 200 and not reply.headers.get("location"):  # no answer to a create: what was done is not known
@@ -245,12 +247,23 @@ class Writer:
             raise refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
         found = [entry for entry in open_searchset(reply.body).entries if entry.mode == "match"]
         mine = [entry for entry in found if await self.reader.judge(entry.resource, self.reader.constraint.match)]
+        for entry in mine:
+            self._check_holds(entry.resource, condition)
         if not mine:
             return None
         if len(mine) > 1:
             raise PreconditionFailed("The condition holds for several resources.", reason="condition-multiple")
         stored = await self.reader.read(Interaction(Kind.READ, asked.type, str(mine[0].resource.get("id"))), self.reader.constraint.match)
         return self._as_written(200, replace(asked, id=str(mine[0].resource.get("id"))), stored)
+
+    def _check_holds(self, resource: Resource, condition: tuple[Param, ...]) -> None:
+        """An EHR that ignores a parameter gives any resource, and the create would be lost for it. Tokens are judged here, to the letter."""
+        tables = self.reader.tables
+        tokens = tuple(
+            (one.name, one.value) for one in condition if not one.modifier and tables.can_evaluate(str(resource["resourceType"]), one.name)
+        )
+        if matches(resource, tokens, tables) is False:
+            raise self.reader.lied("condition-ignored")
 
     # Answers --------------------------------------------------------------------------------------------------------------
 

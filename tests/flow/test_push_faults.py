@@ -75,6 +75,11 @@ def result(**more: Any) -> dict[str, Any]:
     return {"resourceType": "Observation", "status": "final", "code": {"text": "x"}, "subject": {"reference": "Patient/p1"}} | more
 
 
+def letter(**more: Any) -> dict[str, Any]:
+    own = {"reference": "Patient/p1"}
+    return {"resourceType": "Communication", "status": "in-progress", "subject": own, "sender": own, "payload": [{"contentString": "x"}]} | more
+
+
 OTHER = {"status": 200, "headers": {"Content-Type": "application/fhir+json"}, "body": json.dumps(result(id="other")).encode()}
 
 AMBIGUOUS = {
@@ -181,14 +186,7 @@ async def test_a_form_that_made_it_in_the_meantime_is_found(world, monkeypatch):
     """A person's create with an id of the gateway's: refused as there already, it is hers, and she gets it."""
     ehr = world.gateway.gateway.ehrs["hapi"]
     send, first = ehr.send, [PATIENT["id"]]
-    message = {
-        "resourceType": "Communication",
-        "id": "form-1",
-        "status": "in-progress",
-        "subject": {"reference": "Patient/p1"},
-        "sender": {"reference": "Patient/p1"},
-        "payload": [{"contentString": "Hello"}],
-    }
+    message = letter(id="form-1")
 
     async def overtaken(call):
         if call.kind is Kind.UPDATE and first:
@@ -242,6 +240,33 @@ async def test_a_conditional_create_needs_the_right_to_search(world):
     await world.attempt()
     outcome = await world.gateway.fhir(able, "GET", answer.headers["Content-Location"].removeprefix(f"{world.gateway.base}/"))
     assert outcome.json()["entry"][0]["response"]["location"].startswith(f"{world.gateway.base}/Patient/p1")
+
+
+@pytest.mark.parametrize("system", [True, False])
+async def test_a_conditional_create_is_not_lost_to_an_ehr_that_ignores_its_condition(world, system):
+    """It gives any resource of the type as the match. A sender's message stays, an app is told; another's condition is nobody's match."""
+    other = result(id="other", identifier=[{"system": "urn:x", "value": "2"}])
+    world.double.seed(other)
+    world.double.lies.ignore_filters = True
+    mine = result(identifier=[{"system": "urn:x", "value": "1"}])
+    if system:
+        token = await world.gateway.token("system/Observation.crs", push={"mode": "deliver", "ehr": "hapi"})
+        await world.gateway.fhir(token, "POST", "Observation", mine, If_None_Exist="identifier=urn:x|1", Prefer="respond-async")
+        await world.attempt()
+        listed = await world.only()
+        assert (listed.state, listed.error) == ("received", "condition-ignored")
+        world.double.heal()
+        await world.attempt()
+        assert (await world.only()).state == "done"
+    else:
+        token = await world.gateway.token("patient/Communication.crs", patient="p1")
+        world.double.seed(letter(id="other", identifier=[{"system": "urn:x", "value": "2"}]))
+        asked = letter(identifier=[{"system": "urn:x", "value": "1"}])
+        answer = await world.gateway.fhir(token, "POST", "Communication", asked, If_None_Exist="identifier=urn:x|1")
+        assert (answer.status_code, answer.json()["issue"][0]["code"]) == (502, "processing")
+        world.double.heal()
+        assert (await world.gateway.fhir(token, "POST", "Communication", asked, If_None_Exist="identifier=urn:x|1")).status_code == 201
+        assert (await world.gateway.fhir(token, "POST", "Communication", asked, If_None_Exist="identifier=urn:x|1")).status_code == 200
 
 
 async def test_an_ehr_that_fails_for_good_ends_in_a_dead_message(world):
