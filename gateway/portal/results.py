@@ -18,6 +18,7 @@ from gateway.fhir.interaction import Param
 from gateway.portal import words
 from gateway.portal.chart import Ask, Chart, Found, Source, Standing, Status, Todo, token
 from gateway.portal.readings import Line, absent, components_of, line_of, name_of, status_of, taken, value_of, withdrawn
+from gateway.portal.trend import Trend, trend_of
 from gateway.portal.words import Resource, codes, concept, many, reference, text
 
 NEW_DAYS = 14
@@ -102,6 +103,7 @@ class Detail:
     documents: tuple[Document, ...]
     earlier: tuple[Line, ...]
     standing: Standing
+    trend: Trend | None = None
 
     @property
     def critical(self) -> bool:
@@ -154,6 +156,7 @@ async def observation(chart: Chart, id_: str) -> Detail:
         (),
         _series(earlier.resources, chart, born),
         Standing(chart.source, max(age, earlier.age), more=("other results of this test",) if earlier.more else ()),
+        None if withdrawn(resource) else trend_of(resource, earlier.resources, chart.zone),
     )
 
 

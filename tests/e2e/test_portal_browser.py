@@ -10,6 +10,7 @@ from playwright.async_api import Browser, Page
 
 from gateway.errors import UpstreamFault
 from tests.e2e.conftest import PAGES, Site
+from tests.support.clinic import lab
 
 pytestmark = pytest.mark.browser
 
@@ -128,6 +129,21 @@ async def test_the_skip_link_comes_first_and_leads_to_the_main_content(browser, 
     await page.context.close()
 
 
+async def test_the_picture_of_a_test_is_open_to_all(browser, own_site, axe_source):
+    """A result over time, with marks of every shape: in light, dark and forced colours, wide and narrow."""
+    for number, flag in enumerate(("N", "HH", "L", "A")):
+        said = b'"interpretation": [{"coding": [{"code": "%s"}]}]' % flag.encode()
+        value = b'"valueQuantity": {"value": %d.5, "unit": "mmol/L"}' % (number + 3)
+        own_site.clinic.put(lab(f"s{number}", "Potassium", value, f"2025-0{number + 1}-01", said, code="series"))
+    for scheme, colors in (("light", "none"), ("dark", "none"), ("light", "active")):
+        page = await opened(browser, own_site, "results/observation/s1", width=320, scheme=scheme, forced_colors=colors)
+        assert await page.locator("svg .mark").count() == 4
+        assert await found_by_axe(page, axe_source) == []
+        assert await page.evaluate(SIDEWAYS) == []
+        assert page.complaints == []
+        await page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_empty_pages_are_open_to_all(browser, empty_site, axe_source, scheme):
     """Empty states too."""
@@ -183,7 +199,7 @@ async def test_she_asks_for_an_appointment_and_takes_it_back(browser, own_site):
     await page.get_by_role("link", name="Take back this request").click()
     await page.get_by_label("I feel better").check()
     await page.get_by_role("button", name="Take it back").click()
-    await page.get_by_text("This appointment is cancelled.").wait_for()
+    await page.get_by_text("Your request was taken back.").wait_for()
     assert json.loads(own_site.clinic.resources["Appointment", made["id"]])["status"] == "cancelled"
     await page.context.close()
 

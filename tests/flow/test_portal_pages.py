@@ -15,6 +15,7 @@ import pytest
 
 from gateway.errors import Forbidden, NotSupported, Throttled, Unavailable, UpstreamFault, UpstreamTimeout
 from gateway.fhir.interaction import Kind
+from gateway.portal.chart import Source
 from tests.support.clinic import Clinic, lab, rich
 from tests.support.portal_app import FAMILY, URL, Account, Listed, People, Person, make_app
 
@@ -452,3 +453,53 @@ async def test_the_root_leads_home(browser):
     """/ and /portal."""
     for path in ("/", "/portal"):
         assert (await browser.get(path)).headers["location"] == "/portal/"
+
+
+def _potassium(clinic: Clinic, *, flag: str = "N", count: int = 24) -> None:
+    """Results of one test, one a month; the newest with the flag."""
+    for number in range(count):
+        said = f'"interpretation": [{{"coding": [{{"code": "{flag if number == 0 else "N"}"}}]}}]'.encode()
+        value = b'"valueQuantity": {"value": 6.%d, "unit": "mmol/L"}' % (number % 10)
+        clinic.put(lab(f"s{number}", "Potassium", value, f"{2025 - number // 12}-{12 - number % 12:02}-01", said, code="series"))
+
+
+async def test_what_the_lab_called_critical_says_whom_to_call(browser):
+    """On the page itself, beside the value; a result that is not critical has no such note."""
+    _potassium(browser.clinic, flag="HH")
+    page = text_of((await browser.get("results/observation/s0")).text)
+    assert "The lab marked this as critical. If your clinic has not talked to you about it, call 555 0100 now." in page
+    assert "critical" not in text_of((await browser.get("results/observation/s1")).text)
+
+
+async def test_other_results_are_all_there_to_print_and_drawn(browser):
+    """Twenty at first, with a link to all; the picture has its words beside it and no number that the table lacks."""
+    _potassium(browser.clinic)
+    page = (await browser.get("results/observation/s0")).text
+    assert page.count('<tr id="n') == 20
+    assert "20 of 23 results are printed." in text_of(page)
+    assert "<svg viewBox" in page
+    assert "24 results: lowest 6.0 mmol/L on" in text_of(page)
+    link = re.search(r'href="(/portal/results/observation/s0\?show=5000)">Show all 23', page)
+    assert link is not None
+    everything = (await browser.get(link[1])).text
+    assert everything.count('<tr id="n') == 23
+    assert "are printed" not in everything
+
+
+async def test_the_time_of_an_answer_is_the_clinics_own_promise():
+    """Where it promises none, the pages say none."""
+    for promise in ("", "2 working days"):
+        app = make_app(rich(), People(Person()), source=Source("clinic", "Mercy Clinic", "555 0100", replies_within=promise))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+            for path in ("messages/new", "messages/th1", "messages/th1?done=sent"):
+                page = text_of((await client.get(f"/portal/{path}")).text)
+                assert ("answers within" in page) == bool(promise)
+                assert not promise or "Your care team usually answers within 2 working days." in page
+
+
+async def test_an_empty_page_names_whose_record_it_is():
+    """Somebody who cares for a child is not told that there is nothing "for you"."""
+    app = make_app(Clinic(), People(replace(FAMILY, patient="p3")))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+        for path in ("results", "conditions", "medicines", "appointments", "bills"):
+            assert "for Leo Shaw." in text_of((await client.get(f"/portal/{path}")).text)
