@@ -85,11 +85,6 @@ def clinical(scope: str) -> tuple[Scope, ...]:
     return tuple(found for part in split(scope) if (found := parse_scope(part)) is not None)
 
 
-def known(text: str) -> bool:
-    """Whether a scope string is one that this server can grant."""
-    return text in CONTEXT_SCOPES or parse_scope(text) is not None
-
-
 def is_subset(wanted: str, granted: str) -> bool:
     """Whether each scope string of `wanted` is granted, or covered by a scope that is (refresh may only narrow: RFC 6749 section 6)."""
     have = set(split(granted))

@@ -6,15 +6,10 @@ row count says whether this caller was the one (RFC 9700 section 4.2: atomic con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, fields
 from datetime import datetime
-from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from sqlalchemy import Table, bindparam, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import CursorResult
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
@@ -32,62 +27,21 @@ from gateway.store.oauth_rows import (
     RefreshToken,
     SigningKey,
     Transaction,
-    WebSession,
 )
-
-T = TypeVar("T")
-
-
-def _mapping(row: Any) -> Mapping[str, Any]:
-    return row._mapping  # noqa: SLF001  # SQLAlchemy's documented accessor
-
-
-def _value(cls: type[T], row: Any, prefix: str = "") -> T | None:
-    """A row as its dataclass; JSON lists become tuples."""
-    return None if row is None else _made(cls, _mapping(row), prefix)
-
-
-def _made(cls: type[T], mapping: Mapping[str, Any], prefix: str) -> T:
-    found: dict[str, Any] = {}
-    for name in _names(cls):
-        raw = mapping[prefix + name]
-        found[name] = tuple(cast("list[Any]", raw)) if isinstance(raw, list) else raw
-    return cls(**found)
-
-
-@cache
-def _names(cls: Any) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(cls))
-
-
-async def _one(connection: AsyncConnection, cls: type[T], table: Table, key: str, column: str = "hash") -> T | None:
-    row = (await connection.execute(select(table).where(table.c[column] == key))).first()
-    return _value(cls, row)
-
-
-async def _changed(connection: AsyncConnection, statement: Any) -> bool:
-    result = cast("CursorResult[Any]", await connection.execute(statement))
-    return result.rowcount == 1
-
-
-async def _add_once(connection: AsyncConnection, table: Table, values: Mapping[str, Any]) -> bool:
-    """Insert unless the key is there. True when this caller inserted."""
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return await _changed(connection, make(table).values(**values).on_conflict_do_nothing())
-
+from gateway.store.row_values import add_once, as_row, as_value, changed, made, one_row
 
 # Clients -----------------------------------------------------------------------------------------------------------------
 
 
 async def client(connection: AsyncConnection, client_id: str) -> Client | None:
     """A registered client, disabled ones included."""
-    return await _one(connection, Client, t.client, client_id, "id")
+    return await one_row(connection, Client, t.client, client_id, "id")
 
 
 async def put_client(connection: AsyncConnection, value: Client, origins: frozenset[str]) -> None:
     """Add a client, or replace the one with that id."""
-    values = _plain(value)
-    if not await _add_once(connection, t.client, values):
+    values = as_row(value)
+    if not await add_once(connection, t.client, values):
         await connection.execute(update(t.client).where(t.client.c.id == value.id).values(**values))
     await connection.execute(delete(t.client_origin).where(t.client_origin.c.client_id == value.id))
     for origin in sorted(origins):
@@ -112,132 +66,22 @@ async def origin_registered(derive: Derive, origin: str) -> bool:
     return await derive(_ORIGIN, {"origin": origin}, bool)
 
 
-# Accounts and sessions -----------------------------------------------------------------------------------------------------
-
-
-async def account(connection: AsyncConnection, account_id: str) -> Account | None:
-    """By id."""
-    return await _one(connection, Account, t.account, account_id, "id")
-
-
-async def account_named(connection: AsyncConnection, username: str) -> Account | None:
-    """By its normalised user name."""
-    return await _one(connection, Account, t.account, username, "username")
-
-
-async def accounts(connection: AsyncConnection) -> tuple[Account, ...]:
-    """All of them, by user name."""
-    rows = (await connection.execute(select(t.account).order_by(t.account.c.username))).all()
-    return tuple(found for row in rows if (found := _value(Account, row)) is not None)
-
-
-async def put_account(connection: AsyncConnection, value: Account, patients: tuple[ListedPatient, ...]) -> bool:
-    """Add an account with its list. False when the user name is taken."""
-    if not await _add_once(connection, t.account, _plain(value)):
-        return False
-    await set_listed(connection, value.id, patients)
-    return True
-
-
-async def set_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
-    """Replace the password's hash."""
-    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(password_hash=password_hash))
-
-
-async def disable_account(connection: AsyncConnection, account_id: str, at: datetime) -> None:
-    """From the next request on, this person and all tokens in her name are refused."""
-    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))
-
-
-_LISTED = (
-    select(t.account_patient.c.patient, t.account_patient.c.display)
-    .where(t.account_patient.c.account_id == bindparam("account_id"))
-    .order_by(t.account_patient.c.patient)
-)
-
-
-async def listed(connection: AsyncConnection, account_id: str) -> tuple[ListedPatient, ...]:
-    """The patients that an account may see besides its own, by id."""
-    rows = await connection.execute(_LISTED, {"account_id": account_id})
-    return tuple(ListedPatient(row.patient, row.display) for row in rows)
-
-
-async def set_listed(connection: AsyncConnection, account_id: str, patients: tuple[ListedPatient, ...]) -> None:
-    """Replace the list."""
-    table = t.account_patient
-    await connection.execute(delete(table).where(table.c.account_id == account_id))
-    for one in patients:
-        await connection.execute(insert(table).values(account_id=account_id, patient=one.patient, display=one.display))
-
-
-async def web_session(connection: AsyncConnection, hash_: str) -> WebSession | None:
-    """By the hash of its cookie."""
-    return await _one(connection, WebSession, t.web_session, hash_)
-
-
-async def add_web_session(connection: AsyncConnection, value: WebSession) -> None:
-    """Begin a session."""
-    await connection.execute(insert(t.web_session).values(**_plain(value)))
-
-
-async def touch_web_session(connection: AsyncConnection, hash_: str, at: datetime) -> None:
-    """It was used just now."""
-    await connection.execute(update(t.web_session).where(t.web_session.c.hash == hash_).values(seen_at=at))
-
-
-async def pick_session_patient(connection: AsyncConnection, hash_: str, patient: str) -> bool:
-    """Whose record this session shows from now on."""
-    return await _changed(connection, update(t.web_session).where(t.web_session.c.hash == hash_).values(patient=patient))
-
-
-async def end_web_session(connection: AsyncConnection, hash_: str) -> None:
-    """Sign out."""
-    await connection.execute(delete(t.web_session).where(t.web_session.c.hash == hash_))
-
-
-async def end_web_sessions_of(connection: AsyncConnection, account_id: str) -> None:
-    """Sign out everywhere: the password changed, or the account was disabled."""
-    await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
-
-
-async def count_attempt(connection: AsyncConnection, key: str, at: datetime, window_began: datetime) -> tuple[int, datetime]:
-    """Count one more attempt. Returns how many there were since when, this one included; an older window begins anew."""
-    table = t.sign_in_attempt
-    if await _add_once(connection, table, {"key": key, "count": 1, "since": at}):
-        return 1, at
-    await connection.execute(update(table).where(table.c.key == key, table.c.since <= window_began).values(count=0, since=at))
-    await connection.execute(update(table).where(table.c.key == key).values(count=table.c.count + 1))
-    row = (await connection.execute(select(table.c.count, table.c.since).where(table.c.key == key))).one()
-    return int(row[0]), row[1]
-
-
-async def uncount_attempt(connection: AsyncConnection, key: str) -> None:
-    """Take one attempt back: it succeeded."""
-    table = t.sign_in_attempt
-    await connection.execute(update(table).where(table.c.key == key, table.c.count > 0).values(count=table.c.count - 1))
-
-
-async def forget_attempts(connection: AsyncConnection, key: str) -> None:
-    """A success clears the count."""
-    await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.key == key))
-
-
 # Authorization: transaction, launch, code ------------------------------------------------------------------------------------
 
 
 async def add_transaction(connection: AsyncConnection, value: Transaction) -> None:
     """A validated authorization request waits for the person."""
-    await connection.execute(insert(t.transaction).values(**_plain(value)))
+    await connection.execute(insert(t.transaction).values(**as_row(value)))
 
 
 async def transaction(connection: AsyncConnection, hash_: str) -> Transaction | None:
     """By the hash of its handle."""
-    return await _one(connection, Transaction, t.transaction, hash_)
+    return await one_row(connection, Transaction, t.transaction, hash_)
 
 
 async def bind_transaction(connection: AsyncConnection, hash_: str, *, session_hash: str, account_id: str) -> bool:
     """Who goes on with it. Any patient that was picked before is forgotten."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.transaction)
         .where(t.transaction.c.hash == hash_, t.transaction.c.state == "open")
@@ -247,7 +91,7 @@ async def bind_transaction(connection: AsyncConnection, hash_: str, *, session_h
 
 async def pick_patient(connection: AsyncConnection, hash_: str, patient: str) -> bool:
     """The patient that the person chose."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.transaction).where(t.transaction.c.hash == hash_, t.transaction.c.state == "open").values(patient=patient),
     )
@@ -255,7 +99,7 @@ async def pick_patient(connection: AsyncConnection, hash_: str, patient: str) ->
 
 async def finish_transaction(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
     """End it. True once."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.transaction)
         .where(t.transaction.c.hash == hash_, t.transaction.c.state == "open", t.transaction.c.expires_at > at)
@@ -265,32 +109,32 @@ async def finish_transaction(connection: AsyncConnection, hash_: str, at: dateti
 
 async def add_launch(connection: AsyncConnection, value: Launch) -> None:
     """A launch handle that the EHR hands to an app."""
-    await connection.execute(insert(t.launch).values(**_plain(value)))
+    await connection.execute(insert(t.launch).values(**as_row(value)))
 
 
 async def launch(connection: AsyncConnection, hash_: str) -> Launch | None:
     """By the hash of its handle."""
-    return await _one(connection, Launch, t.launch, hash_)
+    return await one_row(connection, Launch, t.launch, hash_)
 
 
 async def consume_launch(connection: AsyncConnection, hash_: str) -> bool:
     """Use it. True once. Whether it came in time was judged when the app sent the browser with it."""
-    return await _changed(connection, update(t.launch).where(t.launch.c.hash == hash_, t.launch.c.state == "open").values(state="used"))
+    return await changed(connection, update(t.launch).where(t.launch.c.hash == hash_, t.launch.c.state == "open").values(state="used"))
 
 
 async def add_code(connection: AsyncConnection, value: Code) -> None:
     """An authorization code on its way to the app."""
-    await connection.execute(insert(t.code).values(**_plain(value)))
+    await connection.execute(insert(t.code).values(**as_row(value)))
 
 
 async def code(connection: AsyncConnection, hash_: str) -> Code | None:
     """By its hash, used ones included: a second use must be seen."""
-    return await _one(connection, Code, t.code, hash_)
+    return await one_row(connection, Code, t.code, hash_)
 
 
 async def consume_code(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
     """Use it. True once, and only in time."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.code).where(t.code.c.hash == hash_, t.code.c.state == "issued", t.code.c.expires_at > at).values(state="used"),
     )
@@ -301,12 +145,12 @@ async def consume_code(connection: AsyncConnection, hash_: str, at: datetime) ->
 
 async def add_grant(connection: AsyncConnection, value: Grant) -> None:
     """A new family."""
-    await connection.execute(insert(t.grant).values(**_plain(value)))
+    await connection.execute(insert(t.grant).values(**as_row(value)))
 
 
 async def grant(connection: AsyncConnection, grant_id: str) -> Grant | None:
     """By id."""
-    return await _one(connection, Grant, t.grant, grant_id, "id")
+    return await one_row(connection, Grant, t.grant, grant_id, "id")
 
 
 async def grants_of(connection: AsyncConnection, account_id: str) -> tuple[Grant, ...]:
@@ -317,12 +161,12 @@ async def grants_of(connection: AsyncConnection, account_id: str) -> tuple[Grant
         .where(table.c.account_id == account_id, table.c.revoked_at.is_(None), table.c.exchanged_at.is_not(None))
         .order_by(table.c.created_at.desc(), table.c.id)
     )
-    return tuple(found for row in rows if (found := _value(Grant, row)) is not None)
+    return tuple(found for row in rows if (found := as_value(Grant, row)) is not None)
 
 
 async def use_grant(connection: AsyncConnection, grant_id: str, at: datetime) -> bool:
     """Note that tokens are issued under it. False when it was revoked meanwhile."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.grant).where(t.grant.c.id == grant_id, t.grant.c.revoked_at.is_(None)).values(exchanged_at=at),
     )
@@ -333,22 +177,22 @@ async def revoke_grant(connection: AsyncConnection, grant_id: str, at: datetime,
     statement = update(t.grant).where(t.grant.c.id == grant_id, t.grant.c.revoked_at.is_(None))
     if account_id:
         statement = statement.where(t.grant.c.account_id == account_id)
-    return await _changed(connection, statement.values(revoked_at=at, revoked_reason=reason))
+    return await changed(connection, statement.values(revoked_at=at, revoked_reason=reason))
 
 
 async def add_access_token(connection: AsyncConnection, value: AccessToken) -> None:
     """Issue it."""
-    await connection.execute(insert(t.access_token).values(**_plain(value)))
+    await connection.execute(insert(t.access_token).values(**as_row(value)))
 
 
 async def access_token(connection: AsyncConnection, hash_: str) -> AccessToken | None:
     """By its hash."""
-    return await _one(connection, AccessToken, t.access_token, hash_)
+    return await one_row(connection, AccessToken, t.access_token, hash_)
 
 
 async def revoke_access_token(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
     """End one access token, and not its family."""
-    return await _changed(
+    return await changed(
         connection,
         update(t.access_token).where(t.access_token.c.hash == hash_, t.access_token.c.revoked_at.is_(None)).values(revoked_at=at),
     )
@@ -356,18 +200,18 @@ async def revoke_access_token(connection: AsyncConnection, hash_: str, at: datet
 
 async def add_refresh_token(connection: AsyncConnection, value: RefreshToken) -> None:
     """Issue it."""
-    await connection.execute(insert(t.refresh_token).values(**_plain(value)))
+    await connection.execute(insert(t.refresh_token).values(**as_row(value)))
 
 
 async def refresh_token(connection: AsyncConnection, hash_: str) -> RefreshToken | None:
     """By its hash, rotated ones included: a second use must be seen."""
-    return await _one(connection, RefreshToken, t.refresh_token, hash_)
+    return await one_row(connection, RefreshToken, t.refresh_token, hash_)
 
 
 async def rotate_refresh_token(connection: AsyncConnection, value: RefreshToken, at: datetime) -> bool:
     """Use it. True once, and only in time. Whoever has it got the answer in which its predecessor was replaced."""
     table = t.refresh_token
-    rotated = await _changed(
+    rotated = await changed(
         connection,
         update(table).where(table.c.hash == value.hash, table.c.state == "active", table.c.expires_at > at).values(state="rotated"),
     )
@@ -396,7 +240,7 @@ async def jti_seen(connection: AsyncConnection, hash_: str) -> bool:
 
 async def remember_jti(connection: AsyncConnection, hash_: str, expires_at: datetime) -> bool:
     """Use an assertion. True once."""
-    return await _add_once(connection, t.assertion_jti, {"hash": hash_, "expires_at": expires_at})
+    return await add_once(connection, t.assertion_jti, {"hash": hash_, "expires_at": expires_at})
 
 
 # Signing keys ----------------------------------------------------------------------------------------------------------------
@@ -405,12 +249,12 @@ async def remember_jti(connection: AsyncConnection, hash_: str, expires_at: date
 async def signing_keys(connection: AsyncConnection) -> tuple[SigningKey, ...]:
     """All of them, the newest slot first."""
     rows = (await connection.execute(select(t.signing_key).order_by(t.signing_key.c.slot.desc()))).all()
-    return tuple(found for row in rows if (found := _value(SigningKey, row)) is not None)
+    return tuple(found for row in rows if (found := as_value(SigningKey, row)) is not None)
 
 
 async def add_signing_key(connection: AsyncConnection, value: SigningKey) -> bool:
     """Fill a slot. False when another process filled it first."""
-    return await _add_once(connection, t.signing_key, _plain(value))
+    return await add_once(connection, t.signing_key, as_row(value))
 
 
 # Bearers ---------------------------------------------------------------------------------------------------------------------
@@ -448,10 +292,10 @@ def _bearer(rows: Values) -> Bearer | None:
         return None
     row = rows[0]
     return Bearer(
-        _made(AccessToken, row, "token_"),
-        _made(Grant, row, "grant_"),
-        _made(Client, row, "client_"),
-        _made(Account, row, "account_") if row["account_id"] else None,
+        made(AccessToken, row, "token_"),
+        made(Grant, row, "grant_"),
+        made(Client, row, "client_"),
+        made(Account, row, "account_") if row["account_id"] else None,
         tuple(ListedPatient(one["listed_patient"], one["listed_display"]) for one in rows if one["listed_patient"]),
     )
 
@@ -464,8 +308,3 @@ async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datet
         await connection.execute(delete(table).where(table.c.expires_at < kept_until))
     await connection.execute(delete(t.web_session).where(t.web_session.c.seen_at < idle_since))
     await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.since < kept_until))
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    found = asdict(value)
-    return {key: list(cast("tuple[Any, ...]", item)) if isinstance(item, tuple) else item for key, item in found.items()}

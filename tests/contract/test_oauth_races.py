@@ -18,6 +18,7 @@ from gateway.smart.server.launches import Wanted
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables
+from gateway.store import people
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 
@@ -119,9 +120,9 @@ async def test_the_last_moment_counts(server, change):
     at = await _at_consent(server, smart.asking(scope=SCOPE), "mum")
     async with server.database.write() as connection:
         if change == "unlisted":
-            await rows.set_listed(connection, account.id, ())
+            await people.set_listed(connection, account.id, ())
         else:
-            await rows.disable_account(connection, account.id, server.clock())
+            await people.disable_account(connection, account.id, server.clock())
     found = await server.authorizations.answer(at, frozenset(SCOPE.split()))
     assert isinstance(found, Page)
     assert found.status == 403

@@ -18,6 +18,7 @@ from gateway.smart.server.launches import Wanted
 from gateway.smart.server.sessions import SessionLives
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 
@@ -326,7 +327,7 @@ async def test_the_patient_is_checked_again_at_the_end(running):
     await browser.pick("kid")
     account = await running.server.accounts.named("mum")
     async with running.server.database.write() as connection:
-        await rows.set_listed(connection, account.id, ())
+        await people.set_listed(connection, account.id, ())
     refused = await browser.allow()
     assert refused.status_code == 403
     no_code(browser)

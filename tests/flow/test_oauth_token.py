@@ -13,6 +13,7 @@ import pytest
 from gateway.errors import Unauthenticated, Unavailable
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 
@@ -342,7 +343,7 @@ async def test_closed_accounts_and_ended_relations_end_tokens(running):
     assert await running.counts(token["access_token"])
     account = await running.server.accounts.named("eve")
     async with running.server.database.write() as connection:
-        await rows.set_listed(connection, account.id, ())
+        await people.set_listed(connection, account.id, ())
     assert not await running.counts(token["access_token"])
     assert (
         error(await running.post({"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}, auth=None))

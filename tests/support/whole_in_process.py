@@ -14,6 +14,7 @@ import httpx
 from gateway import app, compose, config, worker
 from gateway.compose import Gateway
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import now
 from gateway.store.oauth_rows import Account, Client, ListedPatient, new_id
 from tests.support import smart
@@ -47,7 +48,7 @@ class Whole:
         async with database.write() as connection:
             await rows.put_client(connection, client, frozenset({"https://app.test"}))
             if account:
-                await rows.put_account(connection, account, tuple(ListedPatient(one) for one in listed))
+                await people.put_account(connection, account, tuple(ListedPatient(one) for one in listed))
         return await smart.issue(database, client_id=client_id, scope=scope, ehr=self.ehr, account=account, patient=patient)
 
     async def fhir(self, token: str, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError, Unavailable
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
-from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, new_id
 
@@ -129,7 +129,7 @@ class Accounts:
         keys = _keys(name, caller.address)
         async with self._database.write() as connection:
             locked = await self._count(connection, keys, moment)
-            account = await rows.account_named(connection, name) if name and not locked else None
+            account = await people.account_named(connection, name) if name and not locked else None
         if account and account.disabled_at is not None:
             account = None
         right = not locked and await self._passwords.verify(account.password_hash if account else None, password)
@@ -158,7 +158,7 @@ class Accounts:
         _check(name, password, fhir_user)
         account = Account(new_id(), name, await self._passwords.hash(password), ehr, fhir_user, display_name or username.strip(), self._clock())
         async with self._database.write() as connection:
-            if not await rows.put_account(connection, account, tuple(patients)):
+            if not await people.put_account(connection, account, tuple(patients)):
                 raise ConfigError("That user name is taken.", where="NAME", fix="choose another name")
             await self._record_in(connection, Event(ehr, Caller(), account.created_at, account=account).record("account-add", 201))
         return account
@@ -166,23 +166,23 @@ class Accounts:
     async def named(self, username: str) -> Account | None:
         """The account with this name."""
         async with self._database.read() as connection:
-            return await rows.account_named(connection, normalised(username))
+            return await people.account_named(connection, normalised(username))
 
     async def set_password(self, account: Account, password: str) -> None:
         """A new password ends all sessions."""
         _check(account.username, password, account.fhir_user)
         encoded = await self._passwords.hash(password)
         async with self._database.write() as connection:
-            await rows.set_password(connection, account.id, encoded)
-            await rows.end_web_sessions_of(connection, account.id)
+            await people.set_password(connection, account.id, encoded)
+            await people.end_web_sessions_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, Caller(), self._clock(), account=account).record("password-set", 200))
 
     async def disable(self, account: Account) -> None:
         """From the next request on, nothing is done in this person's name."""
         moment = self._clock()
         async with self._database.write() as connection:
-            await rows.disable_account(connection, account.id, moment)
-            await rows.end_web_sessions_of(connection, account.id)
+            await people.disable_account(connection, account.id, moment)
+            await people.end_web_sessions_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("account-disable", 200))
 
     async def _count(self, connection: AsyncConnection, keys: _Keys, moment: datetime) -> int:
@@ -191,7 +191,7 @@ class Accounts:
         wait = 0
         for key, most in ((keys.name, self._attempts.of_name), (keys.address, self._attempts.of_address)):
             if key:
-                count, since = await rows.count_attempt(connection, key, moment, moment - window)
+                count, since = await people.count_attempt(connection, key, moment, moment - window)
                 wait = max(wait, int((since + window - moment).total_seconds()) + 1) if count > most else wait
         return wait
 
@@ -221,9 +221,9 @@ def _network(address: str) -> str:
 
 async def _forgive(connection: AsyncConnection, keys: _Keys) -> None:
     """A success clears the name. The address only gets this one back: an attacker with one account of his own gains nothing."""
-    await rows.forget_attempts(connection, keys.name)
+    await people.forget_attempts(connection, keys.name)
     if keys.address:
-        await rows.uncount_attempt(connection, keys.address)
+        await people.uncount_attempt(connection, keys.address)
 
 
 def _check(name: str, password: str, fhir_user: str) -> None:

@@ -20,6 +20,7 @@ from gateway.smart.server.requests import given
 from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, Pairs, RecordIn, may_act_on
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import ListedPatient, Transaction, digest, new_secret
 
@@ -296,13 +297,13 @@ async def _consented(
     connection: AsyncConnection, waiting: Waiting, judged: Validated, visitor: Visitor, ticked: frozenset[str] | None
 ) -> Consented | Page:
     """The decision as it may be carried out: scopes within the request, and a patient that is (still) hers (ATK-O16)."""
-    account = await rows.account(connection, visitor.account.id)
+    account = await people.account(connection, visitor.account.id)
     if account is None or account.disabled_at is not None:
         return Page("account-disabled", 403)
     scopes = () if ticked is None else granted(judged.scopes, ticked)
     if scopes is None:
         return Page("scope-not-offered", 403)
-    current = replace(visitor, account=account, listed=await rows.listed(connection, account.id))
+    current = replace(visitor, account=account, listed=await people.listed(connection, account.id))
     narrowed = replace(judged, scopes=scopes)
     patient = _patient(waiting.row, narrowed, current)
     if patient is None:

@@ -34,6 +34,7 @@ from gateway.smart.server.values import (
     TokenRequest,
 )
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import digest
 
@@ -115,8 +116,8 @@ async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) 
         code=code,
         refresh=refresh,
         grant=grant,
-        account=await rows.account(connection, grant.account_id) if grant and grant.account_id else None,
-        listed=await rows.listed(connection, grant.account_id) if grant and grant.account_id else (),
+        account=await people.account(connection, grant.account_id) if grant and grant.account_id else None,
+        listed=await people.listed(connection, grant.account_id) if grant and grant.account_id else (),
         jti_seen=await rows.jti_seen(connection, asked.assertion.jti_hash) if asked.assertion else False,
     )
 

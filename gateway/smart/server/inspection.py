@@ -25,6 +25,7 @@ from gateway.smart.server.values import (
     refused,
 )
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Bearer, Client, digest
 
@@ -73,7 +74,7 @@ class Inspector:
                 await rows.revoke_grant(connection, grant.id, moment, "client")
             else:
                 await rows.revoke_access_token(connection, hash_, moment)
-            account = await rows.account(connection, grant.account_id) if grant.account_id else None
+            account = await people.account(connection, grant.account_id) if grant.account_id else None
             await self._record_in(connection, replace(asking, account=account).record("revoke", 200, patient=grant.patient))
         return Decided(200, {}, recorded=True)
 

@@ -13,6 +13,7 @@ from gateway.errors import ConfigError
 from gateway.smart.server.accounts import normalised
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, RecordIn, may_act_on
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, Client, Launch, digest, new_secret
 
@@ -92,9 +93,9 @@ def _launchable(client: Client | None, wanted: Wanted) -> Client:
 async def _person(connection: AsyncConnection, wanted: Wanted) -> Account | None:
     if not wanted.username:
         return None
-    account = await rows.account_named(connection, normalised(wanted.username))
+    account = await people.account_named(connection, normalised(wanted.username))
     if account is None or account.disabled_at is not None or account.ehr != wanted.ehr:
         raise ConfigError("There is no such user at that EHR.", where="--user", fix="gateway user add NAME --ehr EHR --fhir-user ...")
-    if not may_act_on(account, await rows.listed(connection, account.id), wanted.patient, launched=True):
+    if not may_act_on(account, await people.listed(connection, account.id), wanted.patient, launched=True):
         raise ConfigError("That user may not see that patient.", where="--user", fix="add the patient to the user's list")
     return account

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
-from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
 
@@ -57,8 +57,8 @@ class Sessions:
         secret, moment = new_secret(), self._clock()
         async with self._database.write() as connection:
             if replaces:
-                await rows.end_web_session(connection, digest(replaces))
-            await rows.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment))
+                await people.end_web_session(connection, digest(replaces))
+            await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment))
         return secret
 
     async def current(self, secret: str) -> Visitor | None:
@@ -67,14 +67,14 @@ class Sessions:
             return None
         moment, hash_ = self._clock(), digest(secret)
         async with self._database.read() as connection:
-            session = await rows.web_session(connection, hash_)
-            account = await rows.account(connection, session.account_id) if session else None
-            listed = await rows.listed(connection, account.id) if account else ()
+            session = await people.web_session(connection, hash_)
+            account = await people.account(connection, session.account_id) if session else None
+            listed = await people.listed(connection, account.id) if account else ()
         if session is None or account is None or account.disabled_at is not None or not self._alive(session, moment):
             return None
         if moment - session.seen_at >= timedelta(seconds=_TOUCH):
             async with self._database.write() as connection:
-                await rows.touch_web_session(connection, hash_, moment)
+                await people.touch_web_session(connection, hash_, moment)
         return Visitor(session, account, listed)
 
     async def pick(self, visitor: Visitor, patient: str) -> bool:
@@ -82,16 +82,16 @@ class Sessions:
         if not may_act_on(visitor.account, visitor.listed, patient, launched=False):
             return False
         async with self._database.write() as connection:
-            return await rows.pick_session_patient(connection, visitor.session.hash, patient)
+            return await people.pick_session_patient(connection, visitor.session.hash, patient)
 
     async def end(self, secret: str, caller: Caller) -> None:
         """Sign out."""
         async with self._database.write() as connection:
-            session = await rows.web_session(connection, digest(secret))
+            session = await people.web_session(connection, digest(secret))
             if session is None:
                 return
-            account = await rows.account(connection, session.account_id)
-            await rows.end_web_session(connection, session.hash)
+            account = await people.account(connection, session.account_id)
+            await people.end_web_session(connection, session.hash)
             event = Event(account.ehr if account else "", caller, self._clock(), account=account)
             await self._record_in(connection, event.record("logout", 303))
 

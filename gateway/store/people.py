@@ -1,0 +1,124 @@
+"""Reads and writes of who may sign in, whose record each may see, and who has: accounts, sessions, attempts.
+
+As in `store.oauth`, a change that may happen once only says whether this caller was the one, and none of these functions commits.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.store import oauth_tables as t
+from gateway.store.oauth_rows import Account, ListedPatient, WebSession
+from gateway.store.row_values import add_once, as_row, changed, one_row
+
+# Accounts --------------------------------------------------------------------------------------------------------------
+
+
+async def account(connection: AsyncConnection, account_id: str) -> Account | None:
+    """By id."""
+    return await one_row(connection, Account, t.account, account_id, "id")
+
+
+async def account_named(connection: AsyncConnection, username: str) -> Account | None:
+    """By its normalised user name."""
+    return await one_row(connection, Account, t.account, username, "username")
+
+
+async def put_account(connection: AsyncConnection, value: Account, patients: tuple[ListedPatient, ...]) -> bool:
+    """Add an account with its list. False when the user name is taken."""
+    if not await add_once(connection, t.account, as_row(value)):
+        return False
+    await set_listed(connection, value.id, patients)
+    return True
+
+
+async def set_password(connection: AsyncConnection, account_id: str, password_hash: str) -> None:
+    """Replace the password's hash."""
+    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(password_hash=password_hash))
+
+
+async def disable_account(connection: AsyncConnection, account_id: str, at: datetime) -> None:
+    """From the next request on, this person and all tokens in her name are refused."""
+    await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))
+
+
+_LISTED = (
+    select(t.account_patient.c.patient, t.account_patient.c.display)
+    .where(t.account_patient.c.account_id == bindparam("account_id"))
+    .order_by(t.account_patient.c.patient)
+)
+
+
+async def listed(connection: AsyncConnection, account_id: str) -> tuple[ListedPatient, ...]:
+    """The patients that an account may see besides its own, by id."""
+    rows = await connection.execute(_LISTED, {"account_id": account_id})
+    return tuple(ListedPatient(row.patient, row.display) for row in rows)
+
+
+async def set_listed(connection: AsyncConnection, account_id: str, patients: tuple[ListedPatient, ...]) -> None:
+    """Replace the list."""
+    table = t.account_patient
+    await connection.execute(delete(table).where(table.c.account_id == account_id))
+    for one in patients:
+        await connection.execute(insert(table).values(account_id=account_id, patient=one.patient, display=one.display))
+
+
+# Sessions --------------------------------------------------------------------------------------------------------------
+
+
+async def web_session(connection: AsyncConnection, hash_: str) -> WebSession | None:
+    """By the hash of its cookie."""
+    return await one_row(connection, WebSession, t.web_session, hash_)
+
+
+async def add_web_session(connection: AsyncConnection, value: WebSession) -> None:
+    """Begin a session."""
+    await connection.execute(insert(t.web_session).values(**as_row(value)))
+
+
+async def touch_web_session(connection: AsyncConnection, hash_: str, at: datetime) -> None:
+    """It was used just now."""
+    await connection.execute(update(t.web_session).where(t.web_session.c.hash == hash_).values(seen_at=at))
+
+
+async def pick_session_patient(connection: AsyncConnection, hash_: str, patient: str) -> bool:
+    """Whose record this session shows from now on."""
+    return await changed(connection, update(t.web_session).where(t.web_session.c.hash == hash_).values(patient=patient))
+
+
+async def end_web_session(connection: AsyncConnection, hash_: str) -> None:
+    """Sign out."""
+    await connection.execute(delete(t.web_session).where(t.web_session.c.hash == hash_))
+
+
+async def end_web_sessions_of(connection: AsyncConnection, account_id: str) -> None:
+    """Sign out everywhere: the password changed, or the account was disabled."""
+    await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
+
+
+# Attempts to sign in ---------------------------------------------------------------------------------------------------
+
+
+async def count_attempt(connection: AsyncConnection, key: str, at: datetime, window_began: datetime) -> tuple[int, datetime]:
+    """Count one more attempt. Returns how many there were since when, this one included; an older window begins anew."""
+    table = t.sign_in_attempt
+    if await add_once(connection, table, {"key": key, "count": 1, "since": at}):
+        return 1, at
+    await connection.execute(update(table).where(table.c.key == key, table.c.since <= window_began).values(count=0, since=at))
+    await connection.execute(update(table).where(table.c.key == key).values(count=table.c.count + 1))
+    row = (await connection.execute(select(table.c.count, table.c.since).where(table.c.key == key))).one()
+    return int(row[0]), row[1]
+
+
+async def uncount_attempt(connection: AsyncConnection, key: str) -> None:
+    """Take one attempt back: it succeeded."""
+    table = t.sign_in_attempt
+    await connection.execute(update(table).where(table.c.key == key, table.c.count > 0).values(count=table.c.count - 1))
+
+
+async def forget_attempts(connection: AsyncConnection, key: str) -> None:
+    """A success clears the count."""
+    await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.key == key))
