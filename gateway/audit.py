@@ -71,11 +71,30 @@ _REST = frozenset({"read", "vread", "search-type", "create", "update", "transact
 
 def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, Any]:
     """The AuditEvent about one patient's data (R4 AuditEvent; profile of profiles/fhir). Values are plain JSON."""
-    subtype = (
-        {"system": "http://hl7.org/fhir/restful-interaction", "code": record.action}
-        if record.action in _REST
-        else {"system": "urn:fhir-portal-gateway:event", "code": record.action}
-    )
+    event: dict[str, Any] = {
+        "resourceType": "AuditEvent",
+        "id": f"{record.id}",
+        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
+        "subtype": [_subtype(record)],
+        "action": _ACTIONS.get(record.action, "E"),
+        "recorded": record.recorded.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "outcome": record.outcome,
+        "agent": [_agent(record)],
+        "source": {"observer": {"display": observer}},
+        "entity": _entities(record, patient),
+    }
+    if record.reason:
+        event["outcomeDesc"] = record.reason
+    return event
+
+
+def _subtype(record: AuditRecord) -> dict[str, Any]:
+    system = "http://hl7.org/fhir/restful-interaction" if record.action in _REST else "urn:fhir-portal-gateway:event"
+    return {"system": system, "code": record.action}
+
+
+def _agent(record: AuditRecord) -> dict[str, Any]:
+    """Who asked, with what, from where."""
     agent: dict[str, Any] = {"requestor": True}
     if record.fhir_user:
         agent["who"] = {"reference": record.fhir_user}
@@ -85,39 +104,24 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
         agent["name"] = record.client_name or record.client_id
     if record.address:
         agent["network"] = {"address": record.address, "type": "2"}
+    return agent
+
+
+def _entities(record: AuditRecord, patient: str) -> list[dict[str, Any]]:
+    """Whose data, and which: a resource, a search as far as it may be told to her, or a type."""
     told = _is_about_her_alone(record, patient)
-    entities: list[dict[str, Any]] = [
-        {
-            "what": {"reference": f"Patient/{patient}"},
-            "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "1"},
-        }
-    ]
+    entities: list[dict[str, Any]] = [{"what": {"reference": f"Patient/{patient}"}, "role": _role("1")}]
     if record.target and record.target != f"Patient/{patient}":
         entities.append({"what": {"reference": record.target}})
     elif not record.target and record.type and not told:
         entities.append({"what": {"type": record.type}})
     if told:
-        entities.append(
-            {
-                "query": base64.b64encode(f"{record.type}?{record.query}".encode()).decode(),
-                "role": {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": "24"},
-            }
-        )
-    event: dict[str, Any] = {
-        "resourceType": "AuditEvent",
-        "id": f"{record.id}",
-        "type": {"system": "http://terminology.hl7.org/CodeSystem/audit-event-type", "code": "rest"},
-        "subtype": [subtype],
-        "action": _ACTIONS.get(record.action, "E"),
-        "recorded": record.recorded.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "outcome": record.outcome,
-        "agent": [agent],
-        "source": {"observer": {"display": observer}},
-        "entity": entities,
-    }
-    if record.reason:
-        event["outcomeDesc"] = record.reason
-    return event
+        entities.append({"query": base64.b64encode(f"{record.type}?{record.query}".encode()).decode(), "role": _role("24")})
+    return entities
+
+
+def _role(code: str) -> dict[str, str]:
+    return {"system": "http://terminology.hl7.org/CodeSystem/object-role", "code": code}
 
 
 def _is_about_her_alone(record: AuditRecord, patient: str) -> bool:
