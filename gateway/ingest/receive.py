@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, cast
 
+import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.adapters.ehr.base import Offers
+from gateway.audit import AuditRecord
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, Unavailable, UpstreamFault
 from gateway.fhir.interaction import Interaction, Kind
-from gateway.fhir.json import parse
+from gateway.fhir.json import parse, without_bom
 from gateway.fhir.tables import Tables
 from gateway.ingest import order, plan, status, stored, trail
 from gateway.ingest.points import point
@@ -37,6 +40,8 @@ from gateway.store.oauth_rows import new_secret
 log = structlog.get_logger("gateway.inbox")
 
 MAX_IDENTITY = 255
+_LARGE = 256 * 1024
+"""Bytes of a body from which on it is worked on beside the event loop: other senders do not wait for it."""
 PATIENCE = 1.0
 """Seconds that a push waits for the gateway to learn what the EHR offers; then it is stored, and the worker finds out."""
 
@@ -134,11 +139,8 @@ class Inbox:
         mode: str,
         entries: tuple[Entry, ...],
     ) -> Added:
-        parts = plan.parts(interaction)
-        resources = [cast("Mapping[str, Any]", parse(part.body)) for part in parts]
-        new = self._row(principal, interaction, headers, body, context, mode, entries)
-        keys = order.keys(principal.client_id, principal.ehr, list(zip(parts, entries, resources, strict=True)))
-        record = trail.received(new, order.patients(resources, self._tables), context.address)
+        prepare = partial(self._prepared, principal, interaction, headers, body, context, mode, entries)
+        new, keys, record = await asyncio.to_thread(prepare) if len(body) > _LARGE else prepare()
 
         async def store(connection: AsyncConnection) -> Added:
             added = await inbox.add(connection, new, entries, keys)
@@ -151,6 +153,24 @@ class Inbox:
             return await self._group.write(store)
         except Unavailable:
             return await self._stored_after_all(new.id)
+
+    def _prepared(
+        self,
+        principal: Principal,
+        interaction: Interaction,
+        headers: Headers,
+        body: bytes,
+        context: RequestContext,
+        mode: str,
+        entries: tuple[Entry, ...],
+    ) -> tuple[NewMessage, frozenset[str], AuditRecord]:
+        """All that is made of the body: the row, its keys, its record. Each resource is parsed here, once; the time grows with the body."""
+        parts = plan.parts(interaction)
+        resources = [cast("Mapping[str, Any]", parse(part.body)) for part in parts]
+        identity = _identity(principal, interaction, headers, body, resources)
+        new = self._row(principal, interaction, headers, body, context, mode, entries, identity)
+        keys = order.keys(principal.client_id, principal.ehr, list(zip(parts, entries, resources, strict=True)))
+        return new, keys, trail.received(new, order.patients(resources, self._tables), context.address)
 
     async def _stored_after_all(self, id_: str) -> Added:
         """A connection may break after the commit and before its answer (FAULT-D4): 503 only when the row is not there."""
@@ -169,11 +189,12 @@ class Inbox:
         context: RequestContext,
         mode: str,
         entries: tuple[Entry, ...],
+        identity: str,
     ) -> NewMessage:
         id_ = new_secret()
         kept = stored.request_of(interaction, headers, body)
         is_bundle = interaction.kind in (Kind.TRANSACTION, Kind.BATCH)
-        identity = _identity(principal, interaction, headers, body)
+        sha256 = hashlib.sha256(body).hexdigest()
         return NewMessage(
             id=id_,
             ehr=principal.ehr,
@@ -185,13 +206,13 @@ class Inbox:
             kind=str(interaction.kind),
             type="Bundle" if is_bundle else interaction.type,
             target="" if is_bundle else entries[0].target,
-            sha256=hashlib.sha256(body).hexdigest(),
+            sha256=sha256,
             size=len(body),
             request=self._vault.close(id_, kept),
             request_id=context.request_id,
             received_at=now(),
             identity=identity,
-            repeat_key=_repeat_key(identity, kept) if identity else None,
+            repeat_key=_repeat_key(identity, kept, sha256) if identity else None,
         )
 
     # The answer ------------------------------------------------------------------------------------------------------------
@@ -249,9 +270,9 @@ def _registered(principal: Principal) -> str:
 # Identity ----------------------------------------------------------------------------------------------------------------
 
 
-def _identity(principal: Principal, interaction: Interaction, headers: Headers, body: bytes) -> str:
+def _identity(principal: Principal, interaction: Interaction, headers: Headers, body: bytes, resources: Sequence[Mapping[str, Any]]) -> str:
     """A digest of sender and explicit identity, or ""."""
-    named = _key_header(headers) or _of_bundle(interaction, body)
+    named = _key_header(headers) or _of_bundle(interaction, body, resources)
     return order.digest(principal.client_id, principal.ehr, *named) if named else ""
 
 
@@ -264,23 +285,27 @@ def _key_header(headers: Headers) -> tuple[str, ...]:
     return ()
 
 
-def _of_bundle(interaction: Interaction, body: bytes) -> tuple[str, ...]:
+class _Named(msgspec.Struct):
+    """A Bundle, of which nothing but its identifier is made into values."""
+
+    identifier: msgspec.Raw = msgspec.Raw()
+
+
+def _of_bundle(interaction: Interaction, body: bytes, resources: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     if interaction.kind not in (Kind.TRANSACTION, Kind.BATCH):
         return ()
-    bundle = cast("dict[str, Any]", parse(body))
-    identifier = bundle.get("identifier")
+    raw = bytes(msgspec.json.decode(without_bom(body), type=_Named).identifier)
+    identifier = parse(raw) if raw else None
     if isinstance(identifier, dict):
         members = cast("dict[str, Any]", identifier)
         if isinstance(members.get("value"), str):
             return ("bundle", str(members.get("system", "")), members["value"])
-    if interaction.entries and interaction.entries[0].type == "MessageHeader":
-        header = cast("dict[str, Any]", parse(interaction.entries[0].body))
-        if isinstance(header.get("id"), str):
-            return ("message", header["id"])
+    if resources and interaction.entries[0].type == "MessageHeader" and isinstance(resources[0].get("id"), str):
+        return ("message", resources[0]["id"])
     return ()
 
 
-def _repeat_key(identity: str, kept: stored.StoredRequest) -> str:
+def _repeat_key(identity: str, kept: stored.StoredRequest, sha256: str) -> str:
     """The identity with the whole request: only the same request under the same identity is a repeat."""
     conditions = sorted(value.decode("latin-1") for name, value in kept.headers if name in (b"if-match", b"if-none-exist"))
-    return order.digest(identity, kept.method, kept.path, *conditions, hashlib.sha256(kept.body).hexdigest())
+    return order.digest(identity, kept.method, kept.path, *conditions, sha256)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import math
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 
@@ -593,6 +594,29 @@ async def test_a_delivery_ends_with_its_lease(gateway):
     assert ended.is_set()
     (listed,) = await admin.listed(gateway.database)
     assert (listed.state, listed.attempts) == ("claimed", 1)
+
+
+@pytest.mark.parametrize("count", [3, 3000])
+async def test_a_body_is_parsed_once_and_a_large_one_beside_the_loop(gateway, monkeypatch, count):
+    """Nobody else waits while sixteen megabytes are looked through; and nothing is looked through twice."""
+    parsed: list[tuple[int, bool]] = []
+    parse = receive.parse
+
+    def noting(data: bytes) -> object:
+        parsed.append((len(data), threading.current_thread() is threading.main_thread()))
+        return parse(data)
+
+    monkeypatch.setattr(receive, "parse", noting)
+    header = {"resourceType": "MessageHeader", "id": "m1", "eventUri": "urn:e", "source": {"endpoint": "urn:s"}}
+    entries = [{"resource": one, "request": {"method": "POST", "url": one["resourceType"]}} for one in [header] + [result()] * count]
+    raw = json.dumps({"resourceType": "Bundle", "type": "batch", "entry": entries}).encode()
+    both = replace(LAB, scopes=clinical("system/Observation.cu system/MessageHeader.c"))
+    first = await gateway.push("POST", "", raw, ASYNC, by=both)
+    again = await gateway.push("POST", "", raw, ASYNC, by=both)
+    assert [one.status for one in (first, again)] == [202, 202]
+    assert len(await admin.listed(gateway.database)) == 1
+    assert sum(size for size, _ in parsed) <= 2 * len(raw)
+    assert {in_loop for _, in_loop in parsed} == {count == 3}
 
 
 # Notify --------------------------------------------------------------------------------------------------------------------
