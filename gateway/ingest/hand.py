@@ -31,7 +31,7 @@ class Road(Protocol):
         ...
 
     async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
-        """A fresh read or vread of what the sender may write; None when nothing is there. Raises FhirError."""
+        """A fresh read or vread of what the sender may write; None when nothing is there, status 410 when it was deleted. Raises FhirError."""
         ...
 
     async def found(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Found | None:
@@ -92,14 +92,18 @@ class Hand:
 
     async def read(self, type_: str, id_: str, version: str = "") -> EhrReply | None:
         """What stands there, or stood there in that version."""
-        asked = Interaction(Kind.VREAD if version else Kind.READ, type_, id_, version)
-        return await self.road.stored(self.principal, asked, self.context)
+        reply = await self._look(type_, id_, version)
+        return None if reply is None or reply.status == 410 else reply
 
     async def exists(self, entry: Entry) -> bool:
-        """In any version: what was deleted since is not made again."""
-        if await self.read(entry.type, entry.target) is not None:
+        """In any version: what was deleted since is not made again. An EHR may say so itself (410), whether it keeps versions or not."""
+        if await self._look(entry.type, entry.target) is not None:
             return True
-        return await self.read(entry.type, entry.target, "1") is not None
+        return await self._look(entry.type, entry.target, "1") is not None
+
+    async def _look(self, type_: str, id_: str, version: str = "") -> EhrReply | None:
+        asked = Interaction(Kind.VREAD if version else Kind.READ, type_, id_, version)
+        return await self.road.stored(self.principal, asked, self.context)
 
     async def version(self, asked: Interaction) -> str:
         """The ETag of what is there, "" for nothing."""

@@ -96,11 +96,14 @@ class Pipeline:
                     raise Forbidden("The resource is not within what this token may write.", reason="outside-scope-condition")
 
     async def stored(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply | None:
-        """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read."""
+        """A fresh read or vread for a system that may write the type; None when nothing is there. On record like any read.
+
+        What was deleted is a reply with status 410: somebody took it away, which is not the same as that it was never there.
+        """
         reply = await self._look(principal, interaction, context)
-        if reply.status in (404, 410):
+        if reply.status == 404:
             return None
-        if reply.status != 200:
+        if reply.status not in (200, 410):
             raise UpstreamFault(reason="look-failed")
         return reply
 

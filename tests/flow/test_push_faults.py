@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.ingest import admin
 from gateway.proxy.answer import RequestContext
@@ -143,6 +144,37 @@ async def test_a_transaction_of_unknown_outcome_happened_wholly_or_not(world, af
     assert json.loads(world.double.raw("Observation/o1"))["valueString"] == ("theirs" if after else "ours")
     made, _ = await _targets(world)
     assert (world.double.versions(made), world.double.versions("Observation/o1")) == (1, 3)
+
+
+@pytest.mark.parametrize("kind", ["double", "no-versions", pytest.param("hapi", marks=pytest.mark.hapi)])
+async def test_what_was_deleted_before_the_look_is_not_made_again(tmp_path, request, monkeypatch, kind):
+    """The answer to the PUT was lost, and somebody deleted the resource: it was delivered, and stays deleted."""
+    double = Double()
+    if kind == "no-versions":
+        outcome = b'{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"not-found"}]}'
+        double.fail(Fault(path="_history", status=404, body=outcome, times=0))
+    with served(double) as double_url:
+        url = request.getfixturevalue("hapi_url") if kind == "hapi" else double_url
+        async with whole(url, tmp_path, deliver=False) as gateway, httpx.AsyncClient(base_url=url, trust_env=False) as other:
+            world = World(gateway, double, await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
+            ehr = gateway.gateway.ehrs["hapi"]
+            send = ehr.send
+
+            async def losing(call):
+                reply = await send(call)
+                if call.kind is Kind.UPDATE:
+                    raise OutcomeUnknown
+                return reply
+
+            status = await world.push("POST", "Patient", {"resourceType": "Patient", "active": True})
+            with monkeypatch.context() as patch:
+                patch.setattr(ehr, "send", losing)
+                await world.attempt()
+            (target,) = await _targets(world)
+            assert (await other.delete(f"/{target}")).status_code in (200, 204)
+            await world.attempt()
+            assert (await world.outcome(status))["status"] == "201"
+            assert (await other.get(f"/{target}")).status_code == 410
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

@@ -37,6 +37,7 @@ class Shelf:
     takes: Offers = field(default_factory=offering)
     says: Offers | Exception | None = None
     searches: bool = True
+    keeps: bool = True  # old versions can be read
     bundles: list[bytes] = field(default_factory=list)
 
     def put(self, target: str, body: bytes | None) -> None:
@@ -94,8 +95,10 @@ class Shelf:
         self.log.append(f"{interaction.kind} {interaction.target}" + (f" {interaction.version}" if interaction.version else ""))
         versions = self.versions.get(interaction.target, [])
         number = int(interaction.version) if interaction.version else len(versions)
-        if not 1 <= number <= len(versions) or versions[number - 1] is None:
+        if not 1 <= number <= len(versions) or (interaction.version and not self.keeps):
             return None
+        if versions[number - 1] is None:
+            return EhrReply(410)
         return EhrReply(200, {"etag": f'W/"{number}"'}, versions[number - 1] or b"")
 
     def _bundle(self, interaction: Interaction) -> Answer:

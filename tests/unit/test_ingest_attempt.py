@@ -49,9 +49,10 @@ async def test_a_create_whose_answer_was_lost_is_found_and_not_written_again():
     assert (shelf.now(message.target), len(shelf.versions[message.target])) == ({"status": "amended"}, 2)
 
 
-async def test_a_create_that_was_deleted_since_is_not_made_again():
-    """It was there in some version: delivered."""
-    message = post(shelf := Shelf(faults=[LOST]))
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_create_that_was_deleted_since_is_not_made_again(keeps):
+    """It was there in some version: delivered. An EHR that keeps none says at least that it is gone."""
+    message = post(shelf := Shelf(faults=[LOST], keeps=keeps))
     await message.attempt()
     shelf.put(message.target, None)
     assert isinstance(await message.attempt(), Done)
