@@ -44,6 +44,7 @@ from gateway.smart.policy import AccessRules
 from gateway.smart.server.accounts import Accounts, Passwords
 from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.authorizer import Authorizations
+from gateway.smart.server.clients import Clients
 from gateway.smart.server.discovery import openid_configuration, smart_configuration
 from gateway.smart.server.driver import TokenDriver
 from gateway.smart.server.grants import Grants
@@ -127,6 +128,11 @@ def registrar(found: State, ehrs: tuple[str, ...] = ()) -> Registrar:
     """Registers clients. `ehrs` stands in where no EHR is set."""
     known = tuple(one.name for one in found.settings.ehrs) or ehrs
     return Registrar(found.database, Rules(known, found.settings.jwks_loopback), record_in=found.audit.record_in)
+
+
+def clients(found: State) -> Clients:
+    """Registered clients, for the operator."""
+    return Clients(found.database, record_in=found.audit.record_in)
 
 
 def accounts(found: State) -> Accounts:

@@ -1,4 +1,4 @@
-"""`gateway client register` and `gateway client token`."""
+"""`gateway client register|list|show|disable|enable|token`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 import httpx
@@ -21,9 +21,12 @@ from gateway import compose
 from gateway.cli import options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
+from gateway.smart.server.clients import Clients
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import Client
+
+T = TypeVar("T")
 
 _REGISTER = """\b
 Example:
@@ -42,9 +45,25 @@ Example:
 """
 
 
+_LIST = """\b
+Example:
+  gateway client list
+  gateway client list --json
+"""
+_SHOW = """\b
+Example:
+  gateway client show growth-chart
+"""
+_SWITCH = """\b
+Example:
+  gateway client disable growth-chart
+  gateway client enable growth-chart
+"""
+
+
 @click.group()
 def client() -> None:
-    """Register apps and backend systems; make a token for one."""
+    """Register apps and backend systems, list and disable them; make a token for one."""
 
 
 @client.command(epilog=_REGISTER)
@@ -70,6 +89,93 @@ def register(source: Path, json_: bool, config: Path | None, store: str | None, 
     for answer in answers:
         secret = f"  secret {answer['client_secret']} (shown this once)" if answer.get("client_secret") else ""
         click.echo(f"{answer['client_id']}{secret}")
+
+
+@client.command("list", epilog=_LIST)
+@options.common
+@options.as_json
+def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """List every client, disabled ones too. With --ehr NAME, those that count at that EHR."""
+    wanted = {one.partition("=")[0] for one in ehr}
+    found = [one for one in _with(config, store, ehr, lambda clients: clients.all()) if not wanted or {"*", *wanted} & set(one.ehrs)]
+    if json_:
+        output.show_json([_told(one) for one in found])
+        return
+    header = ("id", "name", "kind", "ehrs", "push", "disabled")
+    output.show_table(header, [(one.id, one.name, _kind(one), " ".join(one.ehrs), (one.push or {}).get("mode", "-"), _since(one)) for one in found])
+
+
+@client.command(epilog=_SHOW)
+@click.argument("id_", metavar="ID")
+@options.common
+@options.as_json
+def show(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """Show how one client is registered. Its secret is not kept, so it cannot be shown."""
+    told = _told(_with(config, store, ehr, lambda clients: clients.named(id_)))
+    if json_:
+        output.show_json(told)
+        return
+    for name, value in told.items():
+        click.echo(f"{name:<26} {value if isinstance(value, str) else json.dumps(value, default=str)}")
+
+
+@client.command(epilog=_SWITCH)
+@click.argument("id_", metavar="ID")
+@options.common
+@options.as_json
+def disable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """Take a client out of use. All its access ends, for every request that starts after this; what it pushed and is not delivered is rejected."""
+    ended = _with(config, store, ehr, lambda clients: clients.disable(id_))
+    if json_:
+        output.show_json({"client_id": id_, "disabled": True, "grants_ended": ended})
+    else:
+        click.echo(f"{id_} is disabled: {ended} grant{'' if ended == 1 else 's'} ended, and nothing is done in its name any more.")
+
+
+@client.command(epilog=_SWITCH)
+@click.argument("id_", metavar="ID")
+@options.common
+@options.as_json
+def enable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """Let a disabled client in again. What it was allowed before stays ended: it asks anew."""
+    _with(config, store, ehr, lambda clients: clients.enable(id_))
+    if json_:
+        output.show_json({"client_id": id_, "disabled": False})
+    else:
+        click.echo(f"{id_} may ask for access again.")
+
+
+def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[Clients], Awaitable[T]]) -> T:
+    async def do(settings: Settings) -> T:
+        async with compose.opened(settings) as state:
+            return await work(compose.clients(state))
+
+    return asyncio.run(do(options.settings(config, store, ehr).settings))
+
+
+def _kind(one: Client) -> str:
+    return "system" if not one.redirect_uris else "app, public" if one.auth_method == "none" else "app"
+
+
+def _since(one: Client) -> str:
+    return f"{one.disabled_at:%Y-%m-%d}" if one.disabled_at else "-"
+
+
+def _told(one: Client) -> dict[str, Any]:
+    """By the names of RFC 7591, as far as it has them."""
+    told: dict[str, Any] = {
+        "client_id": one.id,
+        "client_name": one.name,
+        "token_endpoint_auth_method": one.auth_method,
+        "grant_types": one.grant_types,
+        "redirect_uris": one.redirect_uris,
+        "scope": one.scope,
+        "ehrs": one.ehrs,
+        "created_at": one.created_at,
+        "disabled_at": one.disabled_at,
+    }
+    more = {"launch_uri": one.launch_uri, "jwks_uri": one.jwks_uri, "jwks": one.jwks, "push": one.push}
+    return told | {name: value for name, value in more.items() if value}
 
 
 async def _register(settings: Settings, entries: list[Any], ehrs: tuple[str, ...]) -> list[Mapping[str, Any]]:

@@ -1,10 +1,11 @@
-"""`gateway user add`, `password` and `disable`."""
+"""`gateway user add`, `list`, `password` and `disable`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ EXAMPLE = """\b
 Examples:
   echo "$PASSWORD" | gateway user add alice --ehr hapi --fhir-user Patient/p1 --password-stdin
   gateway user add dr.bone --ehr hapi --fhir-user Practitioner/7 --patient p1 --patient p2
+  gateway user list
   echo "$PASSWORD" | gateway user password alice --password-stdin
   gateway user disable alice
 """
@@ -30,7 +32,7 @@ from_stdin = click.option("--password-stdin", is_flag=True, help="Read the passw
 
 @click.group()
 def user() -> None:
-    """Add the people who sign in, give them a new password, close their accounts."""
+    """Add and list the people who sign in, give them a new password, close their accounts."""
 
 
 @user.command(epilog=EXAMPLE)
@@ -62,6 +64,22 @@ def add(
     }
     account = asyncio.run(_add(loaded.settings, name, _password(stdin=password_stdin), facts))
     _say(account, f"{account.username} may sign in at {account.ehr} as {account.fhir_user}.", json_=json_, patients=list(patient))
+
+
+@user.command("list", epilog=EXAMPLE)
+@options.common
+@options.as_json
+def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """List everybody who was added, closed accounts too. With --ehr NAME, those of that EHR."""
+    loaded = options.settings(config, store, ehr)
+    wanted = {one.partition("=")[0] for one in ehr}
+    found = [(one, listed) for one, listed in asyncio.run(_all(loaded.settings)) if not wanted or one.ehr in wanted]
+    if json_:
+        output.show_json([_told(one, listed) for one, listed in found])
+        return
+    header = ("name", "ehr", "who", "may open", "closed")
+    rows = [(one.username, one.ehr, one.fhir_user, " ".join(item.patient for item in listed) or "-", _day(one.disabled_at)) for one, listed in found]
+    output.show_table(header, rows)
 
 
 @user.command(epilog=EXAMPLE)
@@ -102,11 +120,33 @@ def _say(account: Account, sentence: str, *, json_: bool, **more: Any) -> None:
         click.echo(sentence)
 
 
+def _told(account: Account, listed: tuple[ListedPatient, ...]) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "name": account.username,
+        "ehr": account.ehr,
+        "fhir_user": account.fhir_user,
+        "display_name": account.display_name,
+        "patients": [one.patient for one in listed],
+        "created_at": account.created_at,
+        "disabled_at": account.disabled_at,
+    }
+
+
+def _day(moment: datetime | None) -> str:
+    return f"{moment:%Y-%m-%d}" if moment else "-"
+
+
+async def _all(settings: Settings) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+    async with compose.opened(settings) as state:
+        return await compose.accounts(state).all()
+
+
 async def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
     async with compose.opened(settings) as state:
         accounts = compose.accounts(state)
         if (found := await accounts.named(name)) is None:
-            raise ConfigError("There is nobody of that name.", where="NAME", fix="look at how it was written when it was added")
+            raise ConfigError("There is nobody of that name.", where="NAME", fix="gateway user list shows who there is")
         await change(accounts, found)
         return found
 

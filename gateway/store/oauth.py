@@ -48,9 +48,22 @@ async def put_client(connection: AsyncConnection, value: Client, origins: frozen
         await connection.execute(insert(t.client_origin).values(client_id=value.id, origin=origin))
 
 
-async def disable_client(connection: AsyncConnection, client_id: str, at: datetime) -> None:
-    """From the next request on, this client and all its tokens are refused."""
-    await connection.execute(update(t.client).where(t.client.c.id == client_id).values(disabled_at=at))
+async def clients(connection: AsyncConnection) -> tuple[Client, ...]:
+    """All of them, by id."""
+    rows = await connection.execute(select(t.client).order_by(t.client.c.id))
+    return tuple(found for row in rows if (found := as_value(Client, row)) is not None)
+
+
+async def disable_client(connection: AsyncConnection, client_id: str, at: datetime) -> bool:
+    """From the next request on, this client and all its tokens are refused. True when this call disabled it."""
+    in_use = update(t.client).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None))
+    return await changed(connection, in_use.values(disabled_at=at))
+
+
+async def enable_client(connection: AsyncConnection, client_id: str) -> bool:
+    """It may be used again. True when this call enabled it."""
+    disabled = update(t.client).where(t.client.c.id == client_id, t.client.c.disabled_at.is_not(None))
+    return await changed(connection, disabled.values(disabled_at=None))
 
 
 _ORIGIN = (
@@ -178,6 +191,12 @@ async def revoke_grant(connection: AsyncConnection, grant_id: str, at: datetime,
     if account_id:
         statement = statement.where(t.grant.c.account_id == account_id)
     return await changed(connection, statement.values(revoked_at=at, revoked_reason=reason))
+
+
+async def revoke_grants_of_client(connection: AsyncConnection, client_id: str, at: datetime, reason: str) -> int:
+    """End every family of a client. How many were in force."""
+    in_force = update(t.grant).where(t.grant.c.client_id == client_id, t.grant.c.revoked_at.is_(None))
+    return (await connection.execute(in_force.values(revoked_at=at, revoked_reason=reason))).rowcount
 
 
 async def add_access_token(connection: AsyncConnection, value: AccessToken) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession
-from gateway.store.row_values import add_once, as_row, changed, one_row
+from gateway.store.row_values import add_once, as_row, as_value, changed, one_row
 
 # Accounts --------------------------------------------------------------------------------------------------------------
 
@@ -25,6 +25,12 @@ async def account(connection: AsyncConnection, account_id: str) -> Account | Non
 async def account_named(connection: AsyncConnection, username: str) -> Account | None:
     """By its normalised user name."""
     return await one_row(connection, Account, t.account, username, "username")
+
+
+async def accounts(connection: AsyncConnection) -> tuple[Account, ...]:
+    """All of them, by user name."""
+    rows = await connection.execute(select(t.account).order_by(t.account.c.username))
+    return tuple(found for row in rows if (found := as_value(Account, row)) is not None)
 
 
 async def put_account(connection: AsyncConnection, value: Account, patients: tuple[ListedPatient, ...]) -> bool:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.errors import Unauthenticated, Unavailable
+from gateway.smart.server.clients import Clients
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import people
@@ -352,6 +353,25 @@ async def test_closed_accounts_and_ended_relations_end_tokens(running):
     own = await running.tokens()
     await running.server.accounts.disable(await running.server.accounts.named("ann"))
     assert not await running.counts(own["access_token"])
+
+
+async def test_a_disabled_client_has_no_access_any_more(running):
+    """At the next request, whatever it holds; and when it is enabled again, it begins anew."""
+    held, form = await running.tokens(), await running.code()
+    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    assert await clients.disable("web") == 2  # the tokens' grant, and the code's
+    refresh = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
+    assert not await running.counts(held["access_token"])
+    for asked in (refresh, form):
+        assert (await running.post(asked)).status_code == 401
+    await clients.enable("web")
+    assert not await running.counts(held["access_token"])
+    for asked in (refresh, form):
+        response = await running.post(asked)
+        assert (response.status_code, error(response)) == (400, "invalid_grant")
+    assert await running.counts((await running.tokens())["access_token"])
+    told = [(one.action, one.client_id, one.detail) for one in running.server.records if one.action.startswith("client-") and one.client_id == "web"]
+    assert told[1:] == [("client-disable", "web", "2 grants ended"), ("client-enable", "web", "")]
 
 
 async def test_introspection_asks_who_asks(running):

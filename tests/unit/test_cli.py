@@ -44,8 +44,9 @@ def run(tmp_path, monkeypatch):
 def test_the_names_are_those_that_people_script():
     """None of them may go away."""
     assert {" ".join(path) for path in ALL} >= {
-        "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "user add",
-        "user password", "user disable", "launch create", "inbox list", "inbox show", "inbox retry", "inbox drop", "store upgrade",
+        "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "client list", "client show",
+        "client disable", "client enable", "user add", "user list", "user password", "user disable", "launch create", "inbox list", "inbox show",
+        "inbox retry", "inbox drop", "store upgrade",
     }  # fmt: skip
 
 
@@ -116,6 +117,45 @@ def test_client_register_prints_the_answer_of_rfc_7591(run):
     several = json.loads(run("client", "register", "--from", "-", "--json", text=json.dumps([made, made])).output)
     assert len({client["client_id"] for client in several}) == 2
     assert all(len(client["client_secret"]) >= 32 for client in several)
+
+
+def test_clients_are_listed_disabled_and_enabled(run):
+    """Each change is on record; registering again enables nobody; what is not there, or is so already, is said with the fix."""
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    run("client", "disable", "growth")
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    (listed,) = json.loads(run("client", "list", "--json").output)
+    assert (listed["client_id"], listed["ehrs"], bool(listed["disabled_at"])) == ("growth", ["*"], True)
+    assert "disabled already" in run("client", "disable", "growth", code=2).stderr
+    assert json.loads(run("client", "enable", "growth", "--json").output) == {"client_id": "growth", "disabled": False}
+    assert "is not disabled" in run("client", "enable", "growth", code=2).stderr
+    shown = json.loads(run("client", "show", "growth", "--json").output)
+    assert shown["redirect_uris"] == APP["redirect_uris"]
+    assert shown["disabled_at"] is None
+    assert json.loads(run("client", "disable", "growth", "--json").output) == {"client_id": "growth", "disabled": True, "grants_ended": 0}
+    assert "keep-this-secret" not in run("client", "show", "growth").output + run("client", "list").output
+    for verb in ("show", "disable", "enable"):
+        assert "gateway client list" in run("client", verb, "nobody", code=2).stderr
+    found = [(one["action"], one["client_id"]) for one in json.loads(run("audit", "--json").output)]
+    wanted = ["client-disable", "client-enable", "client-register", "client-disable", "client-register"]
+    assert found == [(action, "growth") for action in wanted]
+
+
+def test_lists_can_be_of_one_ehr(run):
+    """`--ehr NAME`."""
+    senders = [APP | {"client_id": "here", "ehrs": ["hapi"]}, APP | {"client_id": "there", "ehrs": ["other"]}, APP]
+    run("client", "register", "--from", "-", text=json.dumps(senders))
+    assert [one["client_id"] for one in json.loads(run("client", "list", "--ehr", "hapi", "--json").output)] == ["growth", "here"]
+    for name, ehr in (("ann", "hapi"), ("bob", "other")):
+        run("user", "add", name, "--ehr", ehr, "--fhir-user", "Patient/p1", "--patient", "p2", "--password-stdin", text="correct horse\n")
+    run("user", "disable", "bob")
+    told = json.loads(run("user", "list", "--json").output)
+    assert [(one["name"], one["ehr"], one["patients"], bool(one["disabled_at"])) for one in told] == [
+        ("ann", "hapi", ["p2"], False),
+        ("bob", "other", ["p2"], True),
+    ]
+    assert "correct horse" not in run("user", "list").output
+    assert [one["name"] for one in json.loads(run("user", "list", "--ehr", "hapi", "--json").output)] == ["ann"]
 
 
 def test_a_bad_registration_names_the_client_and_the_rule(run):

@@ -168,6 +168,11 @@ class Accounts:
         async with self._database.read() as connection:
             return await people.account_named(connection, normalised(username))
 
+    async def all(self) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+        """Every account with the patients listed for it, closed ones too, by name."""
+        async with self._database.read() as connection:
+            return tuple([(one, await people.listed(connection, one.id)) for one in await people.accounts(connection)])
+
     async def set_password(self, account: Account, password: str) -> None:
         """A new password ends all sessions."""
         _check(account.username, password, account.fhir_user)

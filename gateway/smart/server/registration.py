@@ -84,6 +84,7 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
         jwks_uri=jwks_uri,
         launch_uri=_launch_uri(metadata),
         push=push,
+        disabled_at=known.disabled_at if known else None,  # to register again is not to let it in again
     )
     answer = _answer(client, metadata)
     return Registration(
