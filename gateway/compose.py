@@ -31,6 +31,7 @@ from gateway.cache.store import CacheStore
 from gateway.config import EhrSettings, Settings
 from gateway.errors import ConfigError, Unavailable
 from gateway.ingest.deliver import Parts as WorkerParts
+from gateway.ingest.deliver import Policy as WorkerPolicy
 from gateway.ingest.deliver import Worker
 from gateway.ingest.receive import Door, Inbox
 from gateway.ingest.senders import RegisteredSenders
@@ -214,7 +215,8 @@ def gateway(settings: Settings) -> Gateway:
     # What is pushed
     signals = Signals()
     inbox = Inbox(pipeline, database, audit, seals, tables, signals, Door(settings.public_url, settings.push_wait))
-    worker = Worker(WorkerParts(pipeline, RegisteredSenders(database), database, audit, seals, cache, tables, signals, settings.public_url))
+    parts = WorkerParts(pipeline, RegisteredSenders(database), database, audit, seals, cache, tables, signals, settings.public_url)
+    worker = Worker(parts, WorkerPolicy(attempts=settings.push_attempts, block=settings.push_on_dead == "block"))
 
     # Who may
     types = tuple(sorted(name for name in tables.compartment if tables.for_persons(name)))

@@ -99,6 +99,13 @@ class Settings:
     practitioner_access: str = _setting("listed", "Whom a practitioner's token reaches.", parse.one_of("launched", "listed", "all"))
     coherence: float = _setting(1.0, "Seconds after which every process has seen an invalidation.", parse.number(0.1, 30, " seconds"))
     push_wait: float = _setting(10.0, "Seconds that a push waits for its result before it gets a 202.", parse.number(0, 60, " seconds"))
+    # Times when the EHR is away count for none, so even one attempt loses nothing; a hundred are hours, and what waits behind it gets no further.
+    push_attempts: int = _setting(12, "Attempts to deliver a push after which it is dead: an operator decides.", parse.count(1, 100))
+    push_on_dead: str = _setting(
+        "block",
+        "What was pushed for the same patient behind a dead message: block holds it, since order matters; skip delivers it.",
+        parse.one_of("block", "skip"),
+    )
     lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers may be cached, by resource type.", parse.lives)
     body_cap: int = _setting(16 * 1024 * 1024, "Most bytes of one request's body.", parse.count(1024, 2**30, " bytes"))
     jwks_loopback: bool = _setting(default=False, help_="Fetch clients' keys from loopback addresses too (development).", check=parse.boolean)

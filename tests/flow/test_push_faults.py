@@ -316,6 +316,23 @@ async def test_an_ehr_that_fails_for_good_ends_in_a_dead_message(world):
     assert (await world.outcome(status))["status"] == "201"
 
 
+@pytest.mark.parametrize(("on_dead", "second"), [("block", "held"), ("skip", "done")])
+async def test_the_operator_says_when_a_message_is_dead_and_what_goes_on(tmp_path, on_dead, second):
+    """`push_attempts`, and `push_on_dead` for what was pushed behind it for the same patient."""
+    double = Double()
+    double.seed(PATIENT)
+    with served(double) as url:
+        async with whole(url, tmp_path, deliver=False, push_attempts="2", push_on_dead=on_dead) as gateway:
+            world = World(gateway, double, await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
+            for _ in range(2):
+                await world.push("POST", "Observation", result())
+            double.fail(Fault(method="PUT", status=500, times=2))
+            for _ in range(3):
+                await world.attempt()
+            newest, first = await admin.listed(world.database)
+            assert (first.state, first.attempts, newest.state) == ("dead", 2, second)
+
+
 @pytest.mark.parametrize("fault", [Fault(status=401, times=0), Fault(method="GET", status=401, times=0)])
 async def test_no_message_dies_of_the_gateways_own_credential(world, fault):
     """FAULT-U21: 401 is not the message's; it waits for the operator."""

@@ -177,3 +177,13 @@ def test_every_setting_has_help():
     for cls in (Settings, EhrSettings):
         for name, spec in {n: f.metadata for n, f in cls.__dataclass_fields__.items()}.items():
             assert spec.get("help", "").endswith(".") or name in ("ehrs", "name")
+
+
+@pytest.mark.parametrize(("line", "problem"), [("push_attempts = 0", "between 1 and 100"), ('push_on_dead = "drop"', "not a choice")])
+def test_how_pushes_end_is_set_within_limits(tmp_path, line, problem):
+    """A dead message blocks what waits behind it, unless somebody wants it otherwise."""
+    assert (read(tmp_path).settings.push_attempts, read(tmp_path).settings.push_on_dead) == (12, "block")
+    loaded = read(tmp_path, 'push_attempts = 3\npush_on_dead = "skip"\n')
+    assert (loaded.settings.push_attempts, loaded.settings.push_on_dead) == (3, "skip")
+    assert {"push_attempts", "push_on_dead"} <= {one.name for one in loaded.listed() if one.source != "default"}
+    assert problem in str(refused(tmp_path, line + "\n").message)
