@@ -29,6 +29,8 @@ log = structlog.get_logger("gateway.fhir")
 T = TypeVar("T")
 
 FHIR_JSON = "application/fhir+json"
+_LONGEST_NAME = 64
+"""Characters of an unknown base's name on record: it is whatever somebody wrote into the address."""
 _LARGE = 256 * 1024
 """Bytes of body above which a request is understood in a thread: a Bundle of 1.6 MB takes 0.3 s, and everybody else would wait for it."""
 _OPEN = "*"  # CORS for documents that anybody may read without a token (A1.3, A1.4)
@@ -116,7 +118,7 @@ class FhirFacade:
 
     async def _answer(self, incoming: Incoming, receive: Receive) -> Answer:
         if incoming.ehr not in self._edge.discovery:
-            raise NotFound("There is no such FHIR base.", reason="ehr-unknown")
+            raise self._noted(incoming, NotFound("There is no such FHIR base.", reason="ehr-unknown"))
         if incoming.method == "OPTIONS":
             return Answer(204)
         if (document := self._document(incoming)) is not None:
@@ -132,6 +134,11 @@ class FhirFacade:
         if principal.kind is PrincipalKind.SYSTEM and interaction.kind in WRITES:
             return await self._inbox.receive(principal, interaction, incoming.headers, body, incoming.context)
         return await self._pipeline.handle(principal, interaction, incoming.context)
+
+    def _noted(self, incoming: Incoming, error: FhirError) -> FhirError:
+        """The refusal of somebody who did not have to say who he is, put on record."""
+        self._pipeline.refused(incoming.ehr[:_LONGEST_NAME], incoming.context, error)
+        return error
 
     async def _on_record(self, incoming: Incoming, principal: Principal, step: Awaitable[T]) -> T:
         """A refusal of somebody who is known is on record like any other, though there is no interaction yet."""
@@ -175,7 +182,7 @@ class FhirFacade:
             return None
         maker = self._edge.discovery[incoming.ehr].get(incoming.path.removeprefix(".well-known/"))
         if maker is None:
-            raise NotFound
+            raise self._noted(incoming, NotFound())
         return Answer(
             200,
             json.dumps(maker()).encode(),

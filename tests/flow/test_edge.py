@@ -47,6 +47,17 @@ async def test_encoded_bodies_are_refused(gateway: Whole, token: str, encoding: 
     assert (records[0].reason, records[0].status, records[0].principal) == ("content-encoding", 415, "system")
 
 
+@pytest.mark.parametrize(
+    ("path", "ehr", "reason_id"), [("n" * 300 + "/Patient/a", "n" * 64, "ehr-unknown"), ("hapi/.well-known/x", "hapi", "NotFound")]
+)
+async def test_what_is_not_there_for_anybody_is_on_record_too(gateway: Whole, path: str, ehr: str, reason_id: str):
+    """Somebody tries addresses: the operator can see it."""
+    answer = await gateway.http.get(f"https://gateway.test/fhir/{path}")
+    assert answer.status_code == 404
+    (record,) = await gateway.gateway.state.audit.search(limit=1)
+    assert (record.request_id, record.ehr, record.reason, record.status) == (answer.headers["x-request-id"], ehr, reason_id, 404)
+
+
 @pytest.mark.parametrize("encoding", ["identity", "Identity"])
 async def test_identity_is_no_encoding(gateway: Whole, token: str, encoding: str):
     """RFC 9110 section 8.4.1: the body is judged as it is."""
