@@ -110,6 +110,8 @@ async def _walk(context: BrowserContext, served: Served) -> AsyncIterator[tuple[
     page = await context.new_page()
 
     async def judged(name: str) -> tuple[str, list[str], bool]:
+        await page.wait_for_load_state()
+        await page.locator("h1").wait_for()  # a click returns while the next page is still being read
         await page.evaluate(AXE)
         return name, await page.evaluate(VIOLATIONS), await page.evaluate(SIDEWAYS)
 

@@ -127,9 +127,9 @@ def test_she_sees_her_conditions_and_medicines(at: Scene, ann: Visitor):
 def test_she_sees_her_appointments_coming_and_past(at: Scene, ann: Visitor):
     """Under their headings, with status and doctor (F26)."""
     shown = text_of(ann.get("/portal/appointments?show=1000").text)
-    coming, _, past = shown.partition("Coming")[2].partition("Past and cancelled")
+    coming, _, past = shown.partition("Booked")[2].partition("Past and cancelled")
     start = datetime.now(UTC) + timedelta(days=9)
-    assert re.search(rf"Yearly check-up {start.day} \w+ {start.year}, .*Booked Dr. Ida Lund", coming)
+    assert re.search(rf"Yearly check-up \w+, {start.day} \w+ {start.year}, .*Booked Dr. Ida Lund", coming)
     assert "Eye photograph" in past
     assert "Took place" in past
     assert "Eye photograph" not in coming
@@ -542,9 +542,10 @@ def test_refresh_introspect_and_revoke(at: Scene):
 
 
 def test_a_refresh_token_that_is_used_twice_ends_the_family(at: Scene):
-    """Somebody else has it: the one that was given for it counts no more either."""
+    """Somebody else has it, once what was given for it was used: that counts no more either, in any process."""
     first = at.launch("ann", WANTED)
     second = refreshed(at, at.kept(first["refresh_token"])).json()
+    assert at.fhir(at.kept(second["access_token"]), "GET", f"Patient/{at.record.a}").status_code == 200
     again = refreshed(at, first["refresh_token"], 1)
     assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
     for process in (0, 1):
