@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from tests.conformance.check import Check, Missing
 from tests.conformance.checks import CHECKS, GROUPS
 from tests.conformance.config import App, Config, ServedKeys, SignIn
 from tests.conformance.context import Context
@@ -37,7 +38,7 @@ docs/conformance.md tells what the file holds. Exit code: 0, or 1 when a check f
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code of the run."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     chosen = [check for check in CHECKS if _wanted(check, options)]
     if options.list:
         for check in chosen:
@@ -67,18 +68,18 @@ def configured(options: argparse.Namespace) -> Config:
     base = options.base or found.get("base")
     if not base:
         raise ValueError("name the server: --base URL")
-    clients = {name: _app(entry, folder) for name, entry in found.get("clients", {}).items()}
-    clients |= {name: App(*values) for name in ("symmetric", "public") if (values := getattr(options, name))}
-    clients |= {name: App(values[0], key=Key.read(Path(values[1]))) for name in ("asymmetric", "backend") if (values := getattr(options, name))}
-    command = shlex.split(options.launch_command) if options.launch_command else found.get("launch_command")
+    apps = {name: _app(entry, folder) for name, entry in found.get("clients", {}).items()}
+    apps |= {name: App(*values) for name in ("symmetric", "public") if (values := getattr(options, name))}
+    apps |= {name: App(values[0], key=Key.read(Path(values[1]))) for name in ("asymmetric", "backend") if (values := getattr(options, name))}
+    command = options.launch_command or found.get("launch_command")
     plain = {name: found[name] for name in ("redirect_uri", "launch_uri", "introspection_authorization", "bulk_group", "timeout") if name in found}
     plain |= {name: value for name in ("redirect_uri", "launch_uri") if (value := getattr(options, name))}
     ca = options.ca or (folder / found["ca"] if "ca" in found else None)
     people = {name: SignIn(**entry) for name, entry in found.get("people", {}).items()}
-    served = clients.pop("by_url", None)
+    served = apps.pop("by_url", None)
     keys_at = found.get("clients", {}).get("by_url", {}).get("serve", "")
     return Config(
-        base=base, clients=clients, people=people, launch=_launcher(command) if command else None, ca=ca,
+        base=base, clients=apps, people=people, launch=_launcher(command) if command else None, ca=ca,
         served_keys=_served(served, keys_at) if served else None, **plain,
     )  # fmt: skip
 
@@ -95,11 +96,13 @@ def _served(app: App, where: str) -> ServedKeys:
     return ServedKeys(app, host, int(port), f"/{path}")
 
 
-def _launcher(command: list[str]) -> Callable[[], Mapping[str, Any]]:
+def _launcher(command: str | list[str]) -> Callable[[], Mapping[str, Any]]:
+    words = shlex.split(command) if isinstance(command, str) else command
+
     def launch() -> Mapping[str, Any]:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
         if done.returncode:
-            raise ValueError(f"the launch command failed: {done.stderr.strip()[:200]}")
+            raise Missing(f"the launch command failed: {done.stderr.strip()[:200]}")
         return json.loads(done.stdout)
 
     return launch
@@ -112,33 +115,34 @@ def clients(config: Config) -> Callable[[], httpx.Client]:
     return lambda: httpx.Client(verify=verify, trust_env=not loopback, timeout=config.timeout)
 
 
-def _wanted(check: Any, options: argparse.Namespace) -> bool:
+def _wanted(check: Check, options: argparse.Namespace) -> bool:
     return (not options.group or check.group in options.group) and (not options.check or check.id in options.check)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(
         prog="scripts/conformance",
         description="The published checks of a SMART App Launch 2.2 server (A1 to A15), asked of any server.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--base", metavar="URL", help="the FHIR base, as an app would be given it")
-    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="clients, people and addresses (docs/conformance.md)")
-    parser.add_argument("--group", action="append", choices=list(GROUPS), metavar="NAME", help="only this chapter; may be repeated")
-    parser.add_argument("--check", action="append", metavar="ID", help="only this check, such as A2.14; may be repeated")
-    parser.add_argument("--symmetric", nargs=2, metavar=("ID", "SECRET"), help="the client with a secret")
-    parser.add_argument("--public", nargs=1, metavar="ID", help="the client without one")
-    parser.add_argument("--asymmetric", nargs=2, metavar=("ID", "KEYFILE"), help="the client with a key (JWK or JWK Set)")
-    parser.add_argument("--backend", nargs=2, metavar=("ID", "KEYFILE"), help="the backend service")
-    parser.add_argument("--redirect-uri", metavar="URL", help="where the clients are sent back to; default http://127.0.0.1:8765/callback")
-    parser.add_argument("--launch-uri", metavar="URL", help="where an EHR starts them; default http://127.0.0.1:8765/launch")
-    parser.add_argument("--launch-command", metavar="COMMAND", help="makes an EHR launch: prints JSON with iss, launch and url")
-    parser.add_argument("--person", choices=["manual", "form"], help="who signs in: you, in a browser, or the suite, by forms over HTTP")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust (PEM)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
-    parser.add_argument("--list", action="store_true", help="say which checks there are, and ask nothing")
-    return parser
+    made.add_argument("--base", metavar="URL", help="the FHIR base, as an app would be given it")
+    made.add_argument("--config", type=Path, metavar="FILE.toml", help="clients, people and addresses (docs/conformance.md)")
+    made.add_argument("--group", action="append", choices=list(GROUPS), metavar="NAME", help="only this chapter; may be repeated")
+    made.add_argument("--check", action="append", metavar="ID", help="only this check, such as A2.14; may be repeated")
+    made.add_argument("--symmetric", nargs=2, metavar=("ID", "SECRET"), help="the client with a secret")
+    made.add_argument("--public", nargs=1, metavar="ID", help="the client without one")
+    made.add_argument("--asymmetric", nargs=2, metavar=("ID", "KEYFILE"), help="the client with a key (JWK or JWK Set)")
+    made.add_argument("--backend", nargs=2, metavar=("ID", "KEYFILE"), help="the backend service")
+    made.add_argument("--redirect-uri", metavar="URL", help="where the clients are sent back to; default http://127.0.0.1:8765/callback")
+    made.add_argument("--launch-uri", metavar="URL", help="where an EHR starts them; default http://127.0.0.1:8765/launch")
+    made.add_argument("--launch-command", metavar="COMMAND", help="makes an EHR launch: prints JSON with iss, launch and url")
+    made.add_argument("--person", choices=["manual", "form"], help="who signs in: you, in a browser, or the suite, by forms over HTTP")
+    made.add_argument("--ca", type=Path, metavar="FILE", help="certificates to trust (PEM)")
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    made.add_argument("--list", action="store_true", help="say which checks there are, and ask nothing")
+    return made
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class ServedKeys:
     host: str
     port: int
     path: str = "/jwks.json"
+    life: int = 1  # seconds for which the keys may be kept
 
 
 @dataclass(frozen=True, slots=True)

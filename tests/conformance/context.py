@@ -435,7 +435,6 @@ class KeyServer:
     at: ServedKeys
     keys: list[dict[str, Any]] = field(default_factory=list)
     accepts: list[str] = field(default_factory=list)
-    life: int = 1
 
     def __enter__(self) -> Self:
         served = self
@@ -446,7 +445,7 @@ class KeyServer:
                 body = json.dumps({"keys": served.keys}).encode()
                 self.send_response(200 if self.path == served.at.path else 404)
                 self.send_header("Content-Type", "application/json")
-                self.send_header("Cache-Control", f"max-age={served.life}")
+                self.send_header("Cache-Control", f"max-age={served.at.life}")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -78,8 +78,8 @@ class Person(Protocol):
         """Start the app from the EHR; iss, launch and url that the browser came with. Raises Skipped when that cannot be done."""
         ...
 
-    def take_back(self, management: str, client_id: str) -> None:
-        """Take back what the app was allowed. Raises Skipped or Missing."""
+    def take_back(self, management: str, client_id: str, done: Callable[[], bool]) -> None:
+        """Take back what the app was allowed; `done` says whether it has no more access. Raises Skipped or Missing."""
         ...
 
 
@@ -185,11 +185,11 @@ class Forms:
     def started(self) -> Mapping[str, str]:
         raise Skipped("EHR launch: no --launch-command was given")
 
-    def take_back(self, management: str, client_id: str) -> None:
-        """Press each button that ends something, as long as there is one. It does not matter whose it is: launches are made anew."""
+    def take_back(self, management: str, client_id: str, done: Callable[[], bool]) -> None:
+        """Press one button after the other until the right one was found, or there is none left: launches are made anew afterwards."""
         del client_id
         who, browser = self._who("patient")
-        for _ in range(200):
+        for _ in range(1000):
             page = browser.get(management, follow_redirects=True)
             form = next((one for one in forms_of(page.text) if _belongs(page, one, management) and one.buttons), None)
             if "password" in getattr(form or _way_on(page), "names", {}):
@@ -197,7 +197,17 @@ class Forms:
             if form is None:
                 return
             _send(browser, page, form, _filled(form, who, AS_OFFERED))
+            if "password" not in form.names and done():
+                return
         raise Missing(f"{management} has always one more app")
+
+    def twin(self, browser: Callable[[], httpx.Client]) -> Forms:
+        """The same people, signed in where these are, with other browsers."""
+        made = Forms(self._people, browser)
+        for name, old in self._browsers.items():
+            made._browsers[name] = browser()
+            made._browsers[name].cookies = old.cookies
+        return made
 
     def close(self) -> None:
         for browser in self._browsers.values():
@@ -285,7 +295,8 @@ class Manual:
             raise Skipped("EHR launch: the person did not start one")
         return {**found, "url": f"{self._launch_uri}?{urlencode(found)}"}
 
-    def take_back(self, management: str, client_id: str) -> None:
+    def take_back(self, management: str, client_id: str, done: Callable[[], bool]) -> None:
+        del done
         self._out(f"\n  Take back all access of the app {client_id}{f' at {management}' if management else ''}, then press Enter here.")
         sys.stdin.readline()
 

@@ -79,7 +79,7 @@ def key_sets(at: Context) -> Outcome:
         for keys, used, wanted in (([old], old, True), ([new], new, True), ([new], old, False)):
             served.keys = [one.public for one in keys]
             if keys != [new] or used == new:
-                time.sleep(served.life + 0.3)  # what was said about the keys before has run out
+                time.sleep(served.at.life + 0.1)  # what was said about the keys before has run out
             answer = at.ask_token(None, at.backend_form(app, at.signed(app, key=used)))
             if (answer.status_code in (200, 201)) != wanted:
                 problems.append(f"a key that {'is' if wanted else 'was'} in the set: {answer.status_code} {brief(answer)}")

@@ -18,7 +18,7 @@ def revoked(at: Context) -> Outcome:
     management = at.smart.get("management_endpoint")
     if not isinstance(management, str):
         raise Skipped("the server names no management_endpoint where access is taken back")
-    at.person.take_back(management, launched.app.id)
+    at.person.take_back(management, launched.app.id, lambda: at.fhir(f"Patient/{patient}", access).status_code != 200)
     at.forget_launches()
     answer = at.fhir(f"Patient/{patient}", access)
     read = verdict([f"the patient is read: {answer.status_code}"] * (answer.status_code not in (401, 403, 404)))
