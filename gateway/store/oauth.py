@@ -54,6 +54,12 @@ async def clients(connection: AsyncConnection) -> tuple[Client, ...]:
     return tuple(found for row in rows if (found := as_value(Client, row)) is not None)
 
 
+async def hold_client(connection: AsyncConnection, client_id: str) -> bool:
+    """Whether it may be used; then nobody disables it before this transaction ends (on SQLite there is one writer at a time anyway)."""
+    in_use = select(t.client.c.id).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None))
+    return (await connection.execute(in_use.with_for_update(read=True))).first() is not None
+
+
 async def disable_client(connection: AsyncConnection, client_id: str, at: datetime) -> bool:
     """From the next request on, this client and all its tokens are refused. True when this call disabled it."""
     in_use = update(t.client).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None))

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from joserfc import jws, jwt
 
+from gateway.smart.server.clients import Clients
 from tests.support import smart
 
 TOKEN = f"{smart.PUBLIC_URL}/auth/hapi/token"
@@ -95,6 +96,22 @@ BAD_HEADERS: dict[str, dict[str, Any]] = {
     "x5u": {"x5u": "https://evil.test/cert"},
     "crit": {"crit": ["exp"], "exp": 1},
 }
+
+
+async def test_a_client_disabled_while_it_asks_gets_nothing(running, monkeypatch):
+    """Else the token would come to life when the client is enabled again."""
+    clients = Clients(running.server.database, record_in=running.server._record_in)
+    snapshot, moments = running.server.tokens.snapshot, [None]
+
+    async def overtaken(*given):
+        found = await snapshot(*given)
+        if moments:
+            moments.pop()
+            await clients.disable("lab")
+        return found
+
+    monkeypatch.setattr(running.server.tokens, "snapshot", overtaken)
+    refused(await running.token(ES.assertion("lab", moment=running.server.clock())))
 
 
 def refused(response: httpx.Response) -> None:

@@ -136,7 +136,9 @@ async def _apply(connection: AsyncConnection, effect: Effect, snapshot: Snapshot
             await rows.revoke_grant(connection, grant_id, moment, reason)
             return True
         case IssueTokens(grant_id, access, refresh, grant):
-            if grant:
+            if grant:  # a new family: nothing but its client can have ended it meanwhile
+                if not await rows.hold_client(connection, grant.client_id):
+                    return False
                 await rows.add_grant(connection, grant)
             elif not await rows.use_grant(connection, grant_id, moment):
                 return False
