@@ -18,7 +18,7 @@ STATUSES: dict[str, Status] = {
     "registered": Status("Not ready yet", "The lab knows about this test. There is no result yet.", "info"),
     "partial": Status("Part of the result", "Some parts are ready. Others will follow.", "info"),
     "preliminary": Status("Early result", "The lab has not finished. This may still change.", "info"),
-    "final": Status("Final", "The lab has finished this result."),
+    "final": Status("Final", "This result is finished."),
     "amended": Status("Changed", "The lab changed this after it was first sent out.", "warn"),
     "corrected": Status("Corrected", "The lab put a mistake right. Use this one, not an earlier one.", "warn"),
     "appended": Status("Added to", "The lab added something after it was first sent out.", "warn"),

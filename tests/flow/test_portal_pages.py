@@ -138,7 +138,7 @@ async def test_a_page_shows_exactly_the_ehrs_value_unit_range_and_status(browser
     assert "1.10 mg/dL" in page
     assert "0.50 - 1.00 mg/dL" in page
     assert "Outside the lab's range" in page
-    assert "Final. The lab has finished this result." in page
+    assert "Final. This result is finished." in page
     panel = text_of((await browser.get("results/report/panel")).text)
     assert "Early result" in panel
     assert "<5 mg/L" in panel
@@ -503,3 +503,16 @@ async def test_an_empty_page_names_whose_record_it_is():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
         for path in ("results", "conditions", "medicines", "appointments", "bills"):
             assert "for Leo Shaw." in text_of((await client.get(f"/portal/{path}")).text)
+
+
+async def test_a_decision_that_was_taken_back_asks_for_no_money(browser):
+    """Neither in the list nor on its page."""
+    stored = json.loads(browser.clinic.resources["ExplanationOfBenefit", "eob1"])
+    assert "You owe" in text_of((await browser.get("bills/plan/eob1")).text)
+    browser.clinic.put(stored | {"status": "cancelled"})
+    page = (await browser.get("bills/plan/eob1")).text
+    assert "Your plan took this back." in page
+    assert '<p class="big' not in page
+    card = (await browser.get("bills")).text.partition("/portal/bills/plan/eob1")[2].partition("</li>")[0]
+    assert "Cancelled" in card
+    assert "You owe" not in card
