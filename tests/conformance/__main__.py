@@ -19,8 +19,9 @@ from tests.conformance.check import Check, Missing
 from tests.conformance.checks import CHECKS, GROUPS
 from tests.conformance.config import App, Config, ServedKeys, SignIn
 from tests.conformance.context import Context
+from tests.conformance.forms import Forms
 from tests.conformance.jose import Key
-from tests.conformance.person import Forms, Manual
+from tests.conformance.manual import Manual
 from tests.conformance.runner import run
 
 EXAMPLES = """examples:

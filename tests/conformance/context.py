@@ -7,130 +7,25 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import http.server
-import json
-import re
 import secrets
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 
 import httpx
 
 from tests.conformance.check import Missing, Skipped
-from tests.conformance.config import App, Config, ServedKeys
+from tests.conformance.config import App, Config
 from tests.conformance.jose import Opened, assertion
-from tests.conformance.person import AS_OFFERED, Arrived, Asked, Choice, Person
+from tests.conformance.launches import LAUNCHES, Wish
+from tests.conformance.person import Arrived, Asked, Person
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
 
-TYPES = [
-    "Medication",
-    "AllergyIntolerance",
-    "CarePlan",
-    "CareTeam",
-    "Condition",
-    "Coverage",
-    "Device",
-    "DiagnosticReport",
-    "DocumentReference",
-    "Encounter",
-    "Goal",
-    "Immunization",
-    "Location",
-    "MedicationDispense",
-    "MedicationRequest",
-    "Observation",
-    "Organization",
-    "Patient",
-    "Practitioner",
-    "PractitionerRole",
-    "Procedure",
-    "Provenance",
-    "QuestionnaireResponse",
-    "RelatedPerson",
-    "ServiceRequest",
-    "Specimen",
-]
-"""The 26 types whose scopes a standalone launch asks for (A2)."""
-ABOUT_PATIENTS = [
-    "Patient",
-    "AllergyIntolerance",
-    "CarePlan",
-    "CareTeam",
-    "Condition",
-    "Coverage",
-    "DiagnosticReport",
-    "DocumentReference",
-    "Encounter",
-    "Goal",
-    "Immunization",
-    "MedicationDispense",
-    "MedicationRequest",
-    "Observation",
-    "Procedure",
-    "Provenance",
-    "ServiceRequest",
-    "Specimen",
-]
-"""Those of them that the published check of scopes demands, for US Core 6.1."""
-IDENTITY = "openid fhirUser"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_SCOPE = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]+)\.(read|write|\*|c?r?u?d?s?)(\?\S+)?")
 _NOTHING: Mapping[str, str] = {}
-
-
-def scopes_of(text: Any) -> list[str]:
-    """The scope strings of a token response."""
-    return text.split() if isinstance(text, str) else []
-
-
-@dataclass(frozen=True, slots=True)
-class Clinical:
-    """A clinical scope that is well-formed."""
-
-    raw: str
-    level: str
-    type: str
-    letters: str
-    query: str
-
-    @staticmethod
-    def of(text: str) -> Clinical | None:
-        found = _SCOPE.fullmatch(text)
-        if found is None or not found[3]:
-            return None
-        letters = {"read": "rs", "write": "cud", "*": "cruds"}.get(found[3], found[3])
-        return Clinical(text, found[1], found[2], letters, (found[4] or "")[1:])
-
-
-def clinical(text: Any) -> list[Clinical]:
-    """The clinical scopes of a token response."""
-    return [found for one in scopes_of(text) if (found := Clinical.of(one))]
-
-
-def asking(level: str, letters: str = "rs", types: list[str] | None = None) -> str:
-    """One scope for each type."""
-    return " ".join(f"{level}/{name}.{letters}" for name in types or TYPES)
-
-
-STANDALONE = f"launch/patient {IDENTITY} offline_access {asking('patient')}"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """A launch to make. `client` is a name in the configuration; with `ehr` the EHR starts it. `more` replaces parameters, None leaves out."""
-
-    scope: str
-    client: str = "symmetric"
-    method: str = "GET"
-    who: str = "patient"
-    ehr: bool = False
-    choice: Choice = AS_OFFERED
-    more: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -426,82 +321,3 @@ def text(document: Json, name: str) -> str:
 def parameters(url: str) -> dict[str, str]:
     """The query of an address."""
     return dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
-
-
-@dataclass
-class KeyServer:
-    """Serves a JWK Set on this machine and remembers how it was asked for."""
-
-    at: ServedKeys
-    keys: list[dict[str, Any]] = field(default_factory=list)
-    accepts: list[str] = field(default_factory=list)
-
-    def __enter__(self) -> Self:
-        served = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.accepts.append(self.headers.get("Accept", ""))
-                body = json.dumps({"keys": served.keys}).encode()
-                self.send_response(200 if self.path == served.at.path else 404)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Cache-Control", f"max-age={served.at.life}")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """The terminal belongs to the checks."""
-
-        self._server = http.server.ThreadingHTTPServer((self.at.host, self.at.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-_KEPT = frozenset({"Patient", "Condition", "Observation"})
-_KEPT_SCOPES = frozenset({"launch/patient", "openid", "fhirUser", "offline_access"}) | {f"patient/{name}.rs" for name in _KEPT}
-LIMITED = Choice(
-    "Leave only Patient, Condition and Observation ticked (and the sign-in and offline access).",
-    lambda value, offered: offered and value in _KEPT_SCOPES,
-)
-_PARTS = re.compile(r"patient/(Condition|Observation)\.\w+\?category=\S+")
-SOME_KINDS = Choice(
-    "Of Condition and of Observation, share only some kinds: tick one or more categories of each.",
-    lambda value, offered: offered or _PARTS.fullmatch(value) is not None,
-)
-
-_HL7 = "http://terminology.hl7.org/CodeSystem"
-_US_CORE = "http://hl7.org/fhir/us/core/CodeSystem"
-GRANULAR = {
-    "granular-1": (
-        f"patient/Condition.rs?category={_HL7}/condition-category|encounter-diagnosis",
-        f"patient/Condition.rs?category={_US_CORE}/condition-category|health-concern",
-        f"patient/Observation.rs?category={_HL7}/observation-category|laboratory",
-        f"patient/Observation.rs?category={_HL7}/observation-category|social-history",
-    ),
-    "granular-2": (
-        f"patient/Condition.rs?category={_HL7}/condition-category|problem-list-item",
-        f"patient/Observation.rs?category={_HL7}/observation-category|vital-signs",
-        f"patient/Observation.rs?category={_HL7}/observation-category|survey",
-        f"patient/Observation.rs?category={_US_CORE}/us-core-category|sdoh",
-    ),
-}
-V1_TYPES = [name for name in TYPES if name not in ("RelatedPerson", "QuestionnaireResponse")]
-
-LAUNCHES: Mapping[str, Wish] = {
-    "standalone": Wish(STANDALONE),
-    "public": Wish(f"launch/patient {IDENTITY} offline_access {asking('patient')}", "public"),
-    "asymmetric": Wish(f"launch/patient {IDENTITY} offline_access {asking('patient')}", "asymmetric"),
-    "limited": Wish(STANDALONE, choice=LIMITED),
-    "ehr": Wish(f"launch {IDENTITY} offline_access {asking('user')}", method="POST", who="clinician", ehr=True),
-    "ehr-patient": Wish(f"launch {IDENTITY} offline_access patient/Patient.rs", who="clinician", ehr=True),
-    "revoked": Wish(STANDALONE),
-    "v1": Wish(f"launch/patient {IDENTITY} offline_access {asking('patient', 'read', V1_TYPES)}"),
-    **{name: Wish(f"launch/patient {IDENTITY} patient/Patient.rs {' '.join(scopes)}") for name, scopes in GRANULAR.items()},
-    "some-kinds": Wish(f"launch/patient {IDENTITY} patient/Condition.rs patient/Observation.rs patient/Patient.rs", choice=SOME_KINDS),
-    "odd": Wish("launch/patient patient/Patient.r patient/Observation.dus patient/Condition. patient/Nonsense.rs patient/Goal.rsx"),
-}

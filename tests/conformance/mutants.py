@@ -10,149 +10,40 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.conformance.changes import (
+    CODE,
+    METADATA,
+    OPENID,
+    REFRESH,
+    SMART,
+    SYSTEM,
+    Answer,
+    Fields,
+    Mutant,
+    answered,
+    asks,
+    edited,
+    fields_of,
+    having,
+    is_at,
+    is_grant,
+    redirected,
+    replied,
+    scope,
+    with_fields,
+    with_token,
+    without,
+)
 from tests.conformance.config import Config
 from tests.conformance.jose import Key, Opened, assertion, encode
-
-Fields = dict[str, str]
-Ask = Callable[[httpx.Request], httpx.Request]
-Answer = Callable[[httpx.Request, httpx.Response], httpx.Response]
-
-
-class Between(httpx.BaseTransport):
-    """The network, with one thing changed on the way."""
-
-    def __init__(self, network: httpx.BaseTransport, ask: Ask, answer: Answer) -> None:
-        self._network, self._ask, self._answer = network, ask, answer
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        asked = self._ask(request)
-        response = self._network.handle_request(asked)
-        response.read()
-        response.request = asked
-        return self._answer(request, response)
-
-    def close(self) -> None:
-        """The network is others' too."""
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """`kills`: the checks that fail. What is not given is left as it is."""
-
-    name: str
-    kills: tuple[str, ...]
-    ask: Ask = lambda request: request
-    answer: Answer = lambda _request, response: response
-    config: Callable[[Config], Config] = lambda told: told
-    says: str = ""  # a part of the reason, where the check fails anyway
-
-
-# ---- changes of requests and answers ----
-
-
-def is_at(request: httpx.Request, *ends: str) -> bool:
-    return request.url.path.endswith(ends)
-
-
-def fields_of(request: httpx.Request) -> Fields:
-    """The form that was posted, or the query."""
-    text = request.content.decode() if request.method == "POST" else request.url.query.decode()
-    return dict(parse_qsl(text, keep_blank_values=True))
-
-
-def with_fields(request: httpx.Request, fields: Mapping[str, str]) -> httpx.Request:
-    """The same request with other fields."""
-    headers = {name: value for name, value in request.headers.items() if name.lower() != "content-length"}
-    if request.method == "POST":
-        return httpx.Request("POST", request.url, headers=headers, content=urlencode(fields), extensions=request.extensions)
-    return httpx.Request("GET", request.url.copy_with(query=urlencode(fields).encode()), headers=headers, extensions=request.extensions)
-
-
-def with_token(request: httpx.Request, token: str) -> httpx.Request:
-    """The same request of somebody else."""
-    headers = {**request.headers, "authorization": f"Bearer {token}"}
-    return httpx.Request(request.method, request.url, headers=headers, content=request.content, extensions=request.extensions)
-
-
-def answered(response: httpx.Response, content: Any = ..., *, status: int = 0, **headers: str | None) -> httpx.Response:
-    """The same answer with other content (JSON values), status or headers. A header given as None is left out."""
-    given = {name.replace("_", "-"): value for name, value in headers.items()}
-    gone = {"content-length", "content-encoding", "transfer-encoding", *given}
-    kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in gone]
-    kept += [(name, value) for name, value in given.items() if value is not None]
-    body = response.content if content is ... else json.dumps(content).encode()
-    return httpx.Response(status or response.status_code, headers=kept, content=body, request=response.request)
-
-
-def edited(end: str, edit: Callable[[dict[str, Any]], object], when: Callable[[httpx.Request], bool] = lambda _request: True) -> Answer:
-    """JSON of 200 at paths with this end, changed in place."""
-
-    def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if not is_at(request, end) or response.status_code != 200 or not when(request):
-            return response
-        found = response.json()
-        edit(found)
-        return answered(response, found)
-
-    return answer
-
-
-def replied(
-    end: str, status: int, content: Any = ..., when: Callable[[httpx.Request], bool] = lambda _request: True, **headers: str | None
-) -> Answer:
-    """Another status, content or header at paths with this end."""
-
-    def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        return answered(response, content, status=status, **headers) if is_at(request, end) and when(request) else response
-
-    return answer
-
-
-def is_grant(kind: str) -> Callable[[httpx.Request], bool]:
-    return lambda request: fields_of(request).get("grant_type") == kind
-
-
-CODE, REFRESH, SYSTEM = (is_grant(kind) for kind in ("authorization_code", "refresh_token", "client_credentials"))
-
-
-def without(*names: str) -> Callable[[dict[str, Any]], object]:
-    return lambda found: [found.pop(name, None) for name in names]
-
-
-def having(**members: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda found: found.update(members)
-
-
-def scope(change: Callable[[list[str]], list[str]]) -> Callable[[dict[str, Any]], object]:
-    return lambda found: found.update(scope=" ".join(change(found["scope"].split())))
-
-
-def redirected(change: Callable[[Fields], Fields]) -> Answer:
-    """The address with which the browser goes back to the app."""
-
-    def answer(_request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        where = urlsplit(response.headers.get("location", ""))
-        if where.port != 8765:
-            return response
-        query = urlencode(change(dict(parse_qsl(where.query))))
-        return answered(response, location=urlunsplit(where._replace(query=query)))
-
-    return answer
-
-
-def asks(end: str, change: Callable[[Fields], Fields]) -> Ask:
-    """Other fields at paths with this end."""
-    return lambda request: with_fields(request, change(fields_of(request))) if is_at(request, end) else request
-
 
 # ---- wrong in more than one message ----
 
@@ -291,7 +182,6 @@ def fhir_status(kind: str, status: int) -> Answer:
     return lambda request, response: answered(response, refusal, status=status) if f"/{kind}" in request.url.path else response
 
 
-SMART, METADATA, OPENID = "/.well-known/smart-configuration", "/metadata", "/.well-known/openid-configuration"
 _REFUSED = {"error": "access_denied"}
 _ALIVE = {"access_token": "made-up", "token_type": "Bearer", "expires_in": 300, "scope": "system/*.rs"}
 
@@ -415,105 +305,3 @@ def _data() -> Iterator[Mutant]:
     yield Mutant("an empty list for what was taken away", ("A6.44",), answer=empty_for_denied)
     yield Mutant("granular scopes are not enforced", ("A10.58", "A10.59"), ask=wide.ask, answer=wide.answer)
     yield Mutant("searches by POST lose one", ("A10.58",), answer=first_entry_lost)
-
-
-# ---- what our gateway does not have: servers that have it, right and wrong ----
-
-_EXTENSION = "http://hl7.org/fhir/uv/smart-app-launch/StructureDefinition/organization-portal"
-_NONE = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type", "code": "none"}]}
-
-
-def brand_bundle(base: str) -> dict[str, Any]:
-    """A user-access brands bundle as it should be."""
-    endpoint = {
-        "resourceType": "Endpoint",
-        "id": "r4",
-        "extension": [{"url": "http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version", "valueCode": "4.0.1"}],
-        "status": "active",
-        "connectionType": {"system": "http://terminology.hl7.org/CodeSystem/endpoint-connection-type", "code": "hl7-fhir-rest"},
-        "contact": [{"system": "url", "value": "https://clinic.example/developers"}],
-        "payloadType": [_NONE],
-        "address": base,
-    }
-    portal = [{"url": "portalName", "valueString": "Portal"}, {"url": "portalEndpoint", "valueReference": {"reference": "Endpoint/r4"}}]
-    brand = {
-        "resourceType": "Organization",
-        "id": "clinic",
-        "extension": [{"url": _EXTENSION, "extension": portal}],
-        "identifier": [{"system": "urn:ietf:rfc:3986", "value": "https://clinic.example"}],
-        "name": "Clinic",
-        "telecom": [{"system": "url", "value": "https://clinic.example"}],
-        "endpoint": [{"reference": "Endpoint/r4"}],
-    }
-    entries = [{"fullUrl": f"https://clinic.example/{one['resourceType']}/{one['id']}", "resource": one} for one in (brand, endpoint)]
-    meta = {"lastUpdated": "2026-01-01T00:00:00Z"}
-    return {"resourceType": "Bundle", "type": "collection", "meta": meta, "timestamp": "2026-01-01T00:00:00Z", "entry": entries}
-
-
-def branded(told: Config, edit: Callable[[dict[str, Any]], object] = lambda _bundle: None, **headers: str | None) -> Answer:
-    """A server with a brands bundle, changed by `edit`."""
-    url = f"{told.base}/brands.json"
-    names = having(user_access_brand_bundle=url, user_access_brand_identifier={"value": "https://clinic.example"})
-
-    def answer(request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        if not is_at(request, "/brands.json"):
-            return edited(SMART, names)(request, response)
-        bundle = brand_bundle(told.base)
-        edit(bundle)
-        given = {"content_type": "application/fhir+json", "access_control_allow_origin": "*", "etag": 'W/"1"'} | headers
-        return answered(response, bundle, status=200, **given)
-
-    return answer
-
-
-def wrong_brands(told: Config) -> Iterator[Mutant]:
-    """Each breaks one check of A13."""
-    brand, endpoint = (lambda bundle: bundle["entry"][0]["resource"]), (lambda bundle: bundle["entry"][1]["resource"])
-    yield Mutant("no CORS for brands", ("A13.75",), answer=branded(told, access_control_allow_origin=None))
-    yield Mutant("a searchset of brands", ("A13.76",), answer=branded(told, having(type="searchset")))
-    yield Mutant("an endpoint without contact", ("A13.77",), answer=branded(told, lambda bundle: endpoint(bundle).pop("contact")))
-    yield Mutant("an endpoint of nobody", ("A13.77", "A13.79"), answer=branded(told, lambda bundle: endpoint(bundle).update(id="other")))
-    nowhere = f"{told.base}/nowhere"
-    yield Mutant("an address of nothing", ("A13.78",), answer=branded(told, lambda bundle: endpoint(bundle).update(address=nowhere)))
-    yield Mutant("two ways to call", ("A13.79",), answer=branded(told, lambda bundle: brand(bundle)["telecom"].append({"value": "x"})))
-    yield Mutant("an identifier of nobody", ("A13.80",), answer=branded(told, lambda bundle: brand(bundle).pop("identifier")))
-
-
-class Exports:
-    """A server with a bulk export, as it should be or wrong in `wrong`: a status, or "patients"."""
-
-    def __init__(self, told: Config, wrong: str = "") -> None:
-        self.base, self.wrong, self.jobs, self.polls = told.base, wrong, set[str](), 0
-
-    def answer(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        path = request.url.path
-        if is_at(request, METADATA):
-            return edited(METADATA, self._listed)(request, response)
-        if "authorization" not in request.headers and ("/$export" in path or "/bulk/" in path):
-            return answered(response, {}, status=401)
-        if path.endswith("/$export"):
-            self.jobs.add(job := f"{self.base}/bulk/{len(self.jobs)}")
-            return answered(response, {}, status=200 if self.wrong == "kick-off" else 202, content_location=job)
-        if path.endswith(".ndjson"):
-            lines = ['{"resourceType":"Patient"}'] * (1 if self.wrong == "patients" else 2)
-            return httpx.Response(200, content="\n".join(lines), request=request)
-        return self._status(request, response) if "/bulk/" in path else response
-
-    def _listed(self, found: dict[str, Any]) -> None:
-        patient = next(one for one in found["rest"][0]["resource"] if one["type"] == "Patient")
-        patient["operation"] = [{"name": "export", "definition": "http://hl7.org/fhir/uv/bulkdata/OperationDefinition/patient-export"}]
-
-    def _status(self, request: httpx.Request, response: httpx.Response) -> httpx.Response:
-        job = str(request.url)
-        if request.method == "DELETE":
-            if self.wrong != "delete":
-                self.jobs.discard(job)
-            return answered(response, {}, status=202)
-        if job not in self.jobs:
-            return answered(response, {"resourceType": "OperationOutcome"}, status=404)
-        self.polls += 1
-        if self.polls == 1:
-            return answered(response, {}, status=202, retry_after="0")
-        files = [{"type": "Patient", "url": f"{job}/1.ndjson"}]
-        status = {"transactionTime": "2026-01-01T00:00:00Z", "request": job, "requiresAccessToken": True, "output": files, "error": []}
-        return answered(response, status, status=200)

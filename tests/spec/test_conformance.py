@@ -19,13 +19,15 @@ import trustme
 from joserfc import jwk, jwt
 from joserfc.jwk import ECKey as KeyPair
 
-from tests.conformance import mutants, ours
+from tests.conformance import changes, mutants, offering, ours
 from tests.conformance.__main__ import clients, configured, main, parser
 from tests.conformance.checks import CHECKS
 from tests.conformance.config import App, Config
 from tests.conformance.context import Context
+from tests.conformance.forms import Forms, forms_of
 from tests.conformance.jose import Key, assertion
-from tests.conformance.person import Asked, Forms, Manual, forms_of
+from tests.conformance.manual import Manual
+from tests.conformance.person import Asked
 from tests.conformance.runner import run
 from tests.support import parts
 
@@ -182,7 +184,7 @@ def test_a_real_person():
 
 EXAMPLE = Config("https://server.example/fhir", clients={"backend": App("backend")})
 MUTANTS = [one.name for one in mutants.mutants(EXAMPLE)]
-WRONG_BRANDS = [one.name for one in mutants.wrong_brands(EXAMPLE)]
+WRONG_BRANDS = [one.name for one in offering.wrong_brands(EXAMPLE)]
 WRONG_EXPORTS = ["kick-off", "patients", "delete"]
 BY_TLS = ["A2.11", "A15.82"]
 ONLY_WARNS = ["A1.9"]
@@ -199,7 +201,7 @@ def judged(told, person, network, mutant, *ids: str):
     """What these checks say of a wrong server."""
 
     def browser() -> httpx.Client:
-        return httpx.Client(transport=mutants.Between(network, mutant.ask, mutant.answer), timeout=60, trust_env=False)
+        return httpx.Client(transport=changes.Between(network, mutant.ask, mutant.answer), timeout=60, trust_env=False)
 
     twin = person.twin(browser)
     report = run(Context(mutant.config(told), twin, browser()), [check for check in CHECKS if check.id in (ids or mutant.kills)])
@@ -208,7 +210,7 @@ def judged(told, person, network, mutant, *ids: str):
 
 def test_every_check_has_a_server_that_fails_it():
     """A check that cannot fail would prove nothing."""
-    killed = {id_ for one in (*mutants.mutants(EXAMPLE), *mutants.wrong_brands(EXAMPLE)) for id_ in one.kills}
+    killed = {id_ for one in (*mutants.mutants(EXAMPLE), *offering.wrong_brands(EXAMPLE)) for id_ in one.kills}
     assert killed | {*BY_TLS, *ONLY_WARNS, "A12.74"} == {check.id for check in CHECKS}
 
 
@@ -223,21 +225,21 @@ def test_a_wrong_server_fails(told, person, network, name):
 
 def test_a_server_with_brands_passes(told, person, network):
     """The checks of brands are there before our own are."""
-    said = judged(told, person, network, mutants.Mutant("brands", tuple(SKIPPED), answer=mutants.branded(told)))
+    said = judged(told, person, network, changes.Mutant("brands", tuple(SKIPPED), answer=offering.branded(told)))
     assert {id_: word for id_, (word, _) in said.items()} == {**dict.fromkeys(SKIPPED, "pass"), "A12.74": "skip"}, said
 
 
 @pytest.mark.parametrize("name", WRONG_BRANDS)
 def test_wrong_brands_fail(told, person, network, name):
     """One thing of the bundle is wrong, and its check fails."""
-    mutant = next(one for one in mutants.wrong_brands(told) if one.name == name)
+    mutant = next(one for one in offering.wrong_brands(told) if one.name == name)
     assert {word for word, _ in judged(told, person, network, mutant).values()} == {"fail"}
 
 
 @pytest.mark.parametrize("wrong", ["", *WRONG_EXPORTS])
 def test_bulk_export(told, person, network, wrong):
     """A server with an export passes; one whose export is wrong fails."""
-    server = mutants.Mutant("bulk", ("A12.74",), answer=mutants.Exports(told, wrong).answer)
+    server = changes.Mutant("bulk", ("A12.74",), answer=offering.Exports(told, wrong).answer)
     word, reason = judged(told, person, network, server)["A12.74"]
     assert word == ("fail" if wrong else "pass"), reason
 

@@ -15,7 +15,7 @@ _VERSION = "http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version"
 _ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
 
 
-@GROUP.check("A13.75", "smart_access_brands_retrieve_bundle", 381, 382, 383)
+@GROUP.check("A13.75", "smart_access_brands_retrieve_bundle")
 def retrieved(at: Context) -> Outcome:
     """Anybody may fetch the bundle, from any web page; its ETag should be weak."""
     answer = at.get(_url(at), Accept="application/fhir+json", Origin=at.config.origin)

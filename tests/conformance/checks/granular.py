@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from tests.conformance.check import Group, Missing, Outcome, verdict
-from tests.conformance.context import GRANULAR, Clinical, Context, Json, Launched, brief, clinical, scopes_of
+from tests.conformance.context import Context, Json, Launched, brief
+from tests.conformance.launches import GRANULAR, Clinical, clinical, scopes_of
 
 GROUP = Group("granular")
 TYPES = ("Condition", "Observation")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.conformance.check import Group, Outcome, verdict
 from tests.conformance.checks.standalone import SEARCHES, STATUSES
-from tests.conformance.context import ABOUT_PATIENTS, Context, Launched, clinical
+from tests.conformance.context import Context, Launched
+from tests.conformance.launches import ABOUT_PATIENTS, clinical
 
 GROUP = Group("limited")
 KEPT = {"Patient", "Condition", "Observation"}

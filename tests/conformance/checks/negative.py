@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from tests.conformance.check import Group, Outcome, Skipped, verdict
 from tests.conformance.checks.standalone import all_of
-from tests.conformance.context import LAUNCHES, Context, Wish
+from tests.conformance.context import Context
+from tests.conformance.launches import LAUNCHES, Wish
 
 GROUP = Group("negative")
 _SHORT = Wish("launch/patient openid fhirUser patient/Patient.rs")

@@ -6,7 +6,8 @@ import secrets
 
 from tests.conformance.check import Group, Outcome, verdict
 from tests.conformance.checks.standalone import all_of, is_json, never_stored, reads_patient, tokens
-from tests.conformance.context import Context, Launched, json_of, scopes_of, text
+from tests.conformance.context import Context, Launched, json_of, text
+from tests.conformance.launches import scopes_of
 
 GROUP = Group("refresh")
 

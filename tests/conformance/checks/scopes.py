@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.conformance.check import Group, Outcome, verdict
 from tests.conformance.checks.standalone import SEARCHES, searchable
-from tests.conformance.context import V1_TYPES, Context, clinical, scopes_of
+from tests.conformance.context import Context
+from tests.conformance.launches import V1_TYPES, clinical, scopes_of
 
 GROUP = Group("scopes")
 

@@ -11,7 +11,8 @@ import httpx
 
 from tests.conformance.check import Fail, Group, Missing, Outcome, Skip, Warn, verdict
 from tests.conformance.checks import tls
-from tests.conformance.context import ABOUT_PATIENTS, LAUNCHES, Context, Json, Launched, brief, clinical, json_of, scopes_of
+from tests.conformance.context import Context, Json, Launched, brief, json_of
+from tests.conformance.launches import ABOUT_PATIENTS, LAUNCHES, clinical, scopes_of
 
 GROUP = Group("standalone")
 _ID = r"[A-Za-z0-9.-]{1,64}"
