@@ -66,6 +66,7 @@ web_session = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False, index=True),
     Column("patient", String(64), nullable=False, default=""),
+    Column("method", String(16), nullable=False, default="", server_default=""),
 )
 
 # How often a user name, or an address, tried to sign in since `since`. The key is a hash: no user names here.

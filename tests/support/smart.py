@@ -38,7 +38,7 @@ from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
-from gateway.store import oauth_tables
+from gateway.store import oauth_tables, people_tables
 from gateway.store.base import Database, metadata, now
 from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, SigningKey, digest, new_id, new_secret
 from gateway.web import apps, authorize, signin
@@ -189,7 +189,8 @@ def _signing_key() -> bytes:
 
 
 def _tables() -> list[str]:
-    found = [value.name for value in vars(oauth_tables).values() if hasattr(value, "primary_key") and hasattr(value, "metadata")]
+    modules = [*vars(oauth_tables).values(), *vars(people_tables).values()]
+    found = [value.name for value in modules if hasattr(value, "primary_key") and hasattr(value, "metadata")]
     return [name for name in metadata.tables if name in found]
 
 
