@@ -114,7 +114,7 @@ class Transaction:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """An EHR launch handle (SMART 2.2 "EHR launch"): one use, a few minutes."""
+    """An EHR launch handle (SMART 2.2 "EHR launch"): one use, a few minutes. `extra`: further members of the launch context, as apps get them."""
 
     hash: str
     ehr: str
@@ -124,6 +124,34 @@ class Launch:
     account_id: str  # the EHR user it is bound to, or ""
     need_patient_banner: bool
     state: str  # open | used
+    expires_at: datetime
+    extra: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PushedRequest:
+    """An authorization request that an app pushed ahead of the browser (RFC 9126). `request` is as that of a Transaction."""
+
+    hash: str
+    ehr: str
+    client_id: str
+    request: Mapping[str, Any]
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedConsent:
+    """A choice that a person does not want to be asked again. `asked` and `ticked` are scopes, as the consent page offers them."""
+
+    id: str
+    account_id: str
+    client_id: str
+    ehr: str
+    patient: str
+    redirect_uri: str
+    asked: str
+    ticked: str
+    created_at: datetime
     expires_at: datetime
 
 
@@ -153,6 +181,7 @@ class Grant:
     exchanged_at: datetime | None = None
     revoked_at: datetime | None = None
     revoked_reason: str = ""
+    extra: Mapping[str, Any] | None = None  # further members of the launch context
 
 
 @dataclass(frozen=True, slots=True)

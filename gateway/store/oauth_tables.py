@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import JSON, Boolean, Column, ForeignKey, Index, Integer, LargeBinary, String, Table, Text, UniqueConstraint
 
 from gateway.store.base import UtcDateTime, metadata
 
@@ -106,6 +106,35 @@ launch = Table(
     Column("need_patient_banner", Boolean, nullable=False),
     Column("state", String(8), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
+    Column("extra", JSON(none_as_null=True)),
+)
+
+# Authorization requests that apps pushed ahead of the browser (RFC 9126). A row is there until its one use.
+pushed_request = Table(
+    "pushed_request",
+    metadata,
+    Column("hash", _HASH, primary_key=True),
+    Column("ehr", _NAME, nullable=False),
+    Column("client_id", _NAME, ForeignKey("oauth_client.id", ondelete="CASCADE"), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+)
+
+# What a person does not want to be asked again: her choice for one app, at one address of it, about one patient.
+remembered_consent = Table(
+    "remembered_consent",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), nullable=False),
+    Column("client_id", _NAME, ForeignKey("oauth_client.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("ehr", _NAME, nullable=False),
+    Column("patient", String(64), nullable=False),
+    Column("redirect_uri", Text, nullable=False),
+    Column("asked", Text, nullable=False),
+    Column("ticked", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
+    UniqueConstraint("account_id", "client_id", "ehr", "patient"),
 )
 
 grant = Table(
@@ -124,6 +153,7 @@ grant = Table(
     Column("exchanged_at", UtcDateTime),
     Column("revoked_at", UtcDateTime),
     Column("revoked_reason", String(64), nullable=False, default=""),  # for who looks into the store: nothing here reads it
+    Column("extra", JSON(none_as_null=True)),
 )
 
 code = Table(
