@@ -60,6 +60,8 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
     """
     method, grants = _method(metadata), _grants(metadata)
     backend = "client_credentials" in grants
+    if backend and method != "private_key_jwt":  # HL7@344
+        raise _refused("A backend client proves itself by its key: register jwks or jwks_uri.")
     uris = _redirect_uris(metadata, backend=backend)
     jwks, jwks_uri = _keys(metadata, method, rules)
     scope, push = _scope(metadata, backend=backend), _push(metadata, rules, backend=backend)
