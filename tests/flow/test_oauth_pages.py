@@ -596,6 +596,24 @@ async def test_ehr_launch(running):
     assert (introspected.json()["patient"], introspected.json()["encounter"]) == ("zed", "enc-1")
 
 
+async def test_everything_that_the_ehr_says_of_a_launch_reaches_the_app(running):
+    """HL7@168-177, 277: intent, tenant, style and fhirContext are in the token response, in that of a refresh, and in introspection."""
+    items = ({"reference": "ImagingStudy/i1", "role": "https://example.org/prior"}, {"canonical": "http://example.org/Questionnaire/q|1"})
+    extra = {"intent": "compare", "tenant": "north", "smart_style_url": "https://ehr.test/style.json", "fhirContext": list(items)}
+    wanted = Wanted("hapi", "app", "a", "enc-1", intent="compare", tenant="north", style_url=extra["smart_style_url"], fhir_context=items)
+    launched, scope = await running.server.launches.create(wanted), "launch offline_access patient/Patient.rs"
+    browser, pkce = running.browser(), smart.Pkce()
+    code = await smart.code_for(browser, smart.asking(scope=scope, pkce=pkce, launch=launched.launch))
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    first = (await smart.exchange(browser.http, form)).json()
+    refresh = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"], "client_id": "app"}
+    again = (await smart.exchange(browser.http, refresh)).json()
+    seen = (await browser.http.post("/auth/hapi/introspect", data={"token": again["access_token"]}, headers=_bearer(again))).json()
+    context = extra | {"patient": "a", "encounter": "enc-1", "need_patient_banner": True}
+    for answer in (first, again, seen):
+        assert {name: answer.get(name) for name in context} == context
+
+
 def _bearer(token: dict[str, str]) -> dict[str, str]:
     return {"Authorization": f"Bearer {token['access_token']}"}
 
@@ -685,6 +703,10 @@ async def test_a_launch_needs_what_it_names(running):
         Wanted("hapi", "app", "Patient/a"),
         Wanted("hapi", "app", ""),
         Wanted("hapi", "app", "a", "e/1"),
+        Wanted("hapi", "app", "a", intent="a\nb"),
+        Wanted("hapi", "app", "a", tenant=" "),
+        Wanted("hapi", "app", "a", style_url="http://ehr.test/style.json"),
+        Wanted("hapi", "app", "a", fhir_context=({"reference": "Patient/other"},)),
         Wanted("hapi", "app", "a", username="nobody"),
         Wanted("hapi", "app", "a", username="far"),
         Wanted("hapi", "app", "kid", username="ann"),

@@ -188,6 +188,12 @@ def test_launch_create_prints_iss_launch_and_url(run):
     assert found["iss"] == "http://127.0.0.1:8080/fhir/hapi"
     assert found["url"].startswith("https://app.example/launch?tenant=1&iss=http%3A%2F%2F127.0.0.1%3A8080%2Ffhir%2Fhapi&launch=")
     assert "register" in run("launch", "create", "--ehr", "hapi", "--client", "nobody", "--patient", "p1", code=2).stderr
+    known = ("launch", "create", "--ehr", "hapi", "--client", "growth", "--patient", "p1", "--intent", "compare", "--tenant", "north", "--json")
+    item = '{"reference": "ImagingStudy/1"}'
+    assert set(json.loads(run(*known, "--fhir-context", item, "--fhir-context", f"[{item}]").output)) == {"iss", "launch", "url"}
+    assert "not JSON" in run(*known, "--fhir-context", "{", code=2).stderr
+    assert "--fhir-context" in run(*known, "--fhir-context", '{"reference": "Patient/p2"}', code=2).stderr
+    assert "--style-url" in run(*known, "--style-url", "http://ehr.example/style.json", code=2).stderr
 
 
 def test_user_add_reads_the_password_from_stdin(run):

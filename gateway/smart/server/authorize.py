@@ -249,13 +249,14 @@ def _family(snapshot: AuthorizationSnapshot, consented: Consented, client: Clien
     )
     if launch is None:
         return grant
-    # SMART 2.2: the encounter belongs to the launch, so it goes only with the launch's own patient.
+    # SMART 2.2: encounter and further context belong to the launch, so they go only with the launch's own patient.
     launched = launch.patient != "" and consented.patient == launch.patient
     return replace(
         grant,
         context="launch" if launched else grant.context,
         encounter=launch.encounter if launched else "",
         need_patient_banner=launch.need_patient_banner,
+        extra=launch.extra if launched else None,
     )
 
 

@@ -12,13 +12,13 @@ from gateway.store.oauth_rows import Account, Grant
 
 
 def launch_context(grant: Grant, endpoints: Endpoints) -> dict[str, Any]:
-    """patient, encounter, banner and style of a grant. Introspection repeats them (HL7@277)."""
+    """patient, encounter, banner, style and what else the EHR said of the launch. Introspection repeats them (HL7@277)."""
     found: dict[str, Any] = {}
     if grant.patient:
         found = {"patient": grant.patient, "need_patient_banner": grant.need_patient_banner, "smart_style_url": endpoints.style}
     if grant.encounter:
         found["encounter"] = grant.encounter
-    return found
+    return found | dict(grant.extra or {})
 
 
 def context_members(snapshot: Snapshot) -> dict[str, Any]:

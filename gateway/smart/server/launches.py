@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from urllib.parse import quote, urlencode
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
 from gateway.smart.server.accounts import normalised
+from gateway.smart.server.fhir_context import problem_of_items, problem_of_style, problem_of_text
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, RecordIn, may_act_on
 from gateway.store import oauth as rows
 from gateway.store import people
@@ -22,7 +25,11 @@ _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)  # FHIR R4 id
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient."""
+    """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient.
+
+    `encounter` and what follows `need_patient_banner` are handed on to the app as they are (SMART 2.2 "Launch context"). `style_url`: in place of
+    the gateway's own style.
+    """
 
     ehr: str
     client_id: str
@@ -30,6 +37,16 @@ class Wanted:
     encounter: str = ""
     username: str = ""
     need_patient_banner: bool = True
+    intent: str = ""
+    tenant: str = ""
+    style_url: str = ""
+    fhir_context: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def extra(self) -> Mapping[str, Any] | None:
+        """Further members of the launch context, by their names in a token response; None when there are none."""
+        members = {"intent": self.intent, "tenant": self.tenant, "smart_style_url": self.style_url, "fhirContext": list(self.fhir_context)}
+        return {name: value for name, value in members.items() if value} or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +69,7 @@ class Launches:
         """A new launch. Raises ConfigError with the fix."""
         moment, handle = self._clock(), new_secret()
         _check_ids(wanted)
+        _check_extra(wanted)
         async with self._database.write() as connection:
             client = _launchable(await rows.client(connection, wanted.client_id), wanted)
             account = await _person(connection, wanted)
@@ -67,6 +85,7 @@ class Launches:
                     need_patient_banner=wanted.need_patient_banner,
                     state="open",
                     expires_at=moment + timedelta(seconds=self._lifetimes.launch),
+                    extra=wanted.extra,
                 ),
             )
             event = Event(wanted.ehr, caller or Caller(), moment, client, account)
@@ -80,6 +99,17 @@ def _check_ids(wanted: Wanted) -> None:
     for name, id_ in (("--patient", wanted.patient), ("--encounter", wanted.encounter)):
         if not _ID.fullmatch(id_) and (id_ or name == "--patient"):
             raise ConfigError("That is not the id of a resource.", where=name, fix="give the id alone, without its type")
+
+
+def _check_extra(wanted: Wanted) -> None:
+    for name, problem, fix in (
+        ("--intent", problem_of_text(wanted.intent), "such as reconcile-medications; the app's documentation names those that it knows"),
+        ("--tenant", problem_of_text(wanted.tenant), "the name of the organization, as the app knows it"),
+        ("--style-url", problem_of_style(wanted.style_url), "the address of a JSON document with SMART styles"),
+        ("--fhir-context", problem_of_items(wanted.fhir_context), '\'{"reference": "ImagingStudy/123"}\', once for each item'),
+    ):
+        if problem:
+            raise ConfigError(problem, where=name, fix=fix)
 
 
 def _launchable(client: Client | None, wanted: Wanted) -> Client:
