@@ -126,7 +126,10 @@ def corpus() -> str:
 def run(without: list[str], rest: list[str]) -> int:
     """Pytest twice: what may share the cores, then what may not. Exit code 5 (nothing was selected) of one of them is no failure."""
     os.environ["GATEWAY_TEST_WITHOUT"] = ",".join(without)
-    base = [sys.executable, "-m", "pytest", "-p", "tests.support.without", *rest]
+    cases = ROOT / ".cache" / "cases.json"
+    cases.unlink(missing_ok=True)
+    os.environ["GATEWAY_TEST_CASES"] = str(cases)
+    base = [sys.executable, "-m", "pytest", "-p", "tests.support.without", "-p", "tests.support.cases", *rest]
     shared = subprocess.run([*base, "-q", "-m", f"not ({ALONE})", "-n", "2", "--dist", "loadfile"], check=False, cwd=ROOT).returncode
     alone = subprocess.run([*base, "-q", "-m", ALONE], check=False, cwd=ROOT).returncode
     codes = [code for code in (shared, alone) if code != 5]

@@ -321,7 +321,7 @@ class Run:
 
 
 async def test_killed_at_any_moment_nothing_is_lost_doubled_or_reverted(hapi_url, redis_url, tmp_path, capsys):
-    """One of each on HAPI, every correction alive, the accounting identity, and no answer without its record."""
+    """FAULT-P1: one of each on HAPI, every correction alive, the accounting identity, and no answer without its record."""
     began = time.monotonic()
     chance = random.Random(SEED)  # a test's dice
     data, port = tmp_path / "data", parts.free_port()

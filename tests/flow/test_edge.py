@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ import httpx
 import pytest
 
 from gateway.adapters.ehr.base import EhrReply
+from gateway.api import asgi
+from gateway.errors import RequestTimeout
 from gateway.fhir import request
 from gateway.proxy import reads
 from gateway.proxy.answer import RequestContext
@@ -45,6 +48,36 @@ async def test_encoded_bodies_are_refused(gateway: Whole, token: str, encoding: 
     assert (answer.status_code, reason(answer)) == (415, "not-supported")
     records = await gateway.gateway.state.audit.search(limit=1)
     assert (records[0].reason, records[0].status, records[0].principal) == ("content-encoding", 415, "system")
+
+
+async def test_bodies_that_are_too_large_are_refused(gateway: Whole, token: str):
+    """FAULT-S11: 413, by what is announced before a byte of it is read, and in the middle where nothing is; an endless one is not read to its end."""
+    cap, read = gateway.gateway.state.settings.body_cap, 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1 << 20
+            yield b" " * (1 << 20)
+
+    announced = await gateway.fhir(token, "POST", "Observation", b"{}", Content_Length=str(20_000_000))
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/fhir+json"}
+    unannounced = await gateway.http.post(f"{gateway.base}/Observation", content=endless(), headers=headers)
+    for answer in (announced, unannounced):
+        assert (answer.status_code, reason(answer)) == (413, "too-long")
+    assert read <= cap + (2 << 20)
+
+
+async def test_a_body_that_comes_too_slowly_is_not_waited_for():
+    """FAULT-S14: 408 when the whole of it is not there in time, however much comes now and then."""
+
+    async def now_and_then() -> dict[str, object]:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    with pytest.raises(RequestTimeout) as caught:
+        await asyncio.wait_for(asgi.read_body([], now_and_then, asgi.Limits(cap=1 << 20, deadline=0.2)), 5)
+    assert (caught.value.status, caught.value.reason) == (408, "body-too-slow")
 
 
 @pytest.mark.parametrize(

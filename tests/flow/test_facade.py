@@ -120,7 +120,7 @@ async def test_vread_and_head(scene: Scene):
 
 
 async def test_includes_bring_what_the_scopes_allow(scene: Scene):
-    """MedicationRequest:medication and Provenance:target; without the type's scope they stay away (ATK-F28)."""
+    """MedicationRequest:medication and Provenance:target; without the type's scope they stay away (ATK-F4, ATK-F28)."""
     both = await scene.get("MedicationRequest?_include=MedicationRequest:medication")
     assert ids(both) == {scene.two.id("mr-a"), scene.two.id("med")}
     origin = await scene.get("Observation?_revinclude=Provenance:target")

@@ -48,7 +48,7 @@ async def running(tmp_path) -> AsyncIterator[Running]:
 @pytest.mark.parametrize("key", [ES, RS], ids=["ES384", "RS384"])
 @pytest.mark.parametrize("client", ["lab", "url"])
 async def test_a_sender_gets_a_token(running, key, client):
-    """A12.69-72, AUTHLIB-E1, E4, E6: both algorithms, keys by value and by URL; five minutes, and no refresh token (HL7@248, 262)."""
+    """A12.69-72, AUTHLIB-E1, AUTHLIB-E4, AUTHLIB-E6: keys by value (HL7@297) and by URL (HL7@296); five minutes, no refresh token."""
     response = await running.token(key.assertion(client, moment=running.server.clock()))
     body = response.json()
     assert response.status_code == 200

@@ -285,6 +285,11 @@ async def test_what_is_listed_works(world: World, capability: str):
 # The launch --------------------------------------------------------------------------------------------------------------------------
 
 
+async def test_the_endpoint_takes_both_methods(world: World):
+    """HL7@48, HL7@49: GET and POST lead to the same page."""
+    await _by_post(world)
+
+
 @pytest.mark.parametrize("change", [{"code_challenge": None}, {"code_challenge_method": "plain"}, {"code_challenge_method": None}])
 async def test_s256_and_nothing_else(world: World, change: dict[str, str | None]):
     """HL7@14, HL7@15: plain PKCE, and none, end at the app with invalid_request and without a code."""
@@ -489,8 +494,10 @@ async def test_what_needs_a_token(world: World):
 
 
 async def test_backend_tokens_are_short(world: World):
-    """HL7@261."""
-    assert (await world.backend_token("system/Observation.rs")).json()["expires_in"] <= 300
+    """HL7@261, HL7@262, HL7@248: five minutes at most, and no refresh token."""
+    token = (await world.backend_token("system/Observation.rs")).json()
+    assert token["expires_in"] <= 300
+    assert "refresh_token" not in token
 
 
 @pytest.mark.parametrize(
@@ -515,6 +522,15 @@ async def test_a_jti_counts_once(world: World):
     """HL7@336."""
     form = smart.asserted(world.key.assertion("lab", moment=now()))
     assert [(await world.asked_for_token(form)).status_code for _ in range(2)] == [200, 401]
+
+
+async def test_registered_keys_are_nobody_elses_to_change(world: World):
+    """HL7@305: without the operator, or a token for that registration, no request changes them."""
+    evil = {"client_id": "lab", "jwks": {"keys": [smart.BackendKey().public]}, "grant_types": ["client_credentials"]}
+    for method, path in (("POST", "register"), ("PUT", "register/lab"), ("DELETE", "register/lab"), ("PUT", "clients/lab")):
+        answer = await world.gateway.http.request(method, f"{smart.PUBLIC_URL}/auth/hapi/{path}", json=evil)
+        assert answer.status_code in (400, 401, 403, 404, 405), path
+    assert (await world.backend_token("system/Observation.rs")).status_code == 200
 
 
 @pytest.mark.parametrize("algorithm", ["RS384", "ES384"])

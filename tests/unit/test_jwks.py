@@ -138,7 +138,7 @@ class Asked:
 
 
 async def test_keys_are_asked_for_again_when_they_are_old():
-    """Within its life a set is asked for once, by many at the same time too."""
+    """HL7@342: within its life a set is asked for once, by many at the same time too."""
     asked = Asked(FetchedKeys(KEYS, 30))
     keys = asked.keys()
     assert await asyncio.gather(*(keys.of(CLIENT, "k") for _ in range(5))) == [KEYS] * 5
