@@ -44,10 +44,36 @@ class Client:
     push: Mapping[str, str] | None = None  # {"mode": "deliver", "ehr": ..., "source_ehr": ...}
     registered: Mapping[str, Any] | None = None  # the metadata as registered, without the secret
     disabled_at: datetime | None = None
+    pending_since: datetime | None = None  # registered by itself, and nobody has looked at it yet
+    registration_hash: str = ""  # of the token with which it manages its own registration (RFC 7592); "": the operator registered it
+    old_secret_hash: str = ""  # of the secret before this one, which counts until `old_secret_until`
+    old_secret_until: datetime | None = None
 
     def may_use(self, ehr: str) -> bool:
         """Whether this client counts at that EHR."""
-        return self.disabled_at is None and ("*" in self.ehrs or ehr in self.ehrs)
+        return self.disabled_at is None and self.pending_since is None and self.is_of(ehr)
+
+    def is_of(self, ehr: str) -> bool:
+        """Whether it is registered for that EHR, in use or not."""
+        return "*" in self.ehrs or ehr in self.ehrs
+
+    def secret_hashes(self, at: datetime) -> tuple[str, ...]:
+        """Of the secrets that count at this moment."""
+        old = self.old_secret_hash if self.old_secret_until is not None and at < self.old_secret_until else ""
+        return tuple(one for one in (self.secret_hash, old) if one)
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """A permission to register clients at one EHR. `scope`: the system scopes that they may have at most; "" for none."""
+
+    id: str
+    hash: str
+    ehr: str
+    scope: str
+    uses_left: int
+    created_at: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +183,12 @@ class RememberedConsent:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key, sealed, and since when it is there."""
+    """A private key, sealed, since when it is there (and published), and from when on it signs (without `signs_at`: from the start)."""
 
     slot: int
     sealed: bytes
     created_at: datetime
+    signs_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

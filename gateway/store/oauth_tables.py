@@ -27,6 +27,23 @@ client = Table(
     Column("push", JSON(none_as_null=True)),
     Column("registered", JSON(none_as_null=True)),
     Column("disabled_at", UtcDateTime),
+    Column("pending_since", UtcDateTime),
+    Column("registration_hash", _HASH, nullable=False, default="", server_default=""),
+    Column("old_secret_hash", _HASH, nullable=False, default="", server_default=""),
+    Column("old_secret_until", UtcDateTime),
+)
+
+# What the operator handed out so that a developer may register a client (the initial access token of RFC 7591).
+invite = Table(
+    "registration_invite",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("hash", _HASH, nullable=False, unique=True),
+    Column("ehr", _NAME, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("uses_left", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
 
 # The web origins of a client's redirect URIs: who may call from a browser (CORS, ATK-O29).
@@ -201,13 +218,14 @@ assertion_jti = Table(
     Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
 
-# Private keys that sign id_tokens, sealed. The key of the highest slot signs; the first process to fill a slot wins it.
+# Private keys that sign id_tokens, sealed. The first process to fill a slot wins it. A key is published at once and signs from `signs_at` on.
 signing_key = Table(
     "signing_key",
     metadata,
     Column("slot", Integer, primary_key=True, autoincrement=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("signs_at", UtcDateTime),
 )
 
 Index("ix_oauth_grant_client", grant.c.client_id)
