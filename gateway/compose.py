@@ -41,6 +41,10 @@ from gateway.proxy.access_log import AccessLog
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.pipeline import Parts, Pipeline
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
+from gateway.smart.client.assertion import KeyUnusable
+from gateway.smart.client.backend import Backend, BackendClient
+from gateway.smart.client.http import Http
+from gateway.smart.client.tokens import Tokens
 from gateway.smart.policy import AccessRules
 from gateway.smart.server.accounts import Accounts, Passwords
 from gateway.smart.server.authenticator import Authenticator
@@ -296,14 +300,43 @@ def _auth(ehr: EhrSettings) -> adapters.Auth:
             return adapters.Basic(ehr.username, ehr.secret())
         case "bearer":
             return adapters.Bearer(ehr.secret())
+        case "smart-backend":
+            return Tokens(smart_backend(ehr))
         case _:
             return adapters.NoAuth()
+
+
+def smart_backend(ehr: EhrSettings) -> Backend:
+    """What asks an EHR for the gateway's own tokens (auth = smart-backend). Raises ConfigError for a key that cannot be used."""
+    client = BackendClient(
+        ehr.name,
+        ehr.url,
+        ehr.client_id,
+        ehr.key_file or Path(),
+        ehr.kid,
+        ehr.scope,
+        token_endpoint=ehr.token_endpoint,
+        loopback=ehr.token_loopback,
+    )
+    try:
+        return Backend(client, Http(_trust(ehr), timeout=ehr.timeout))
+    except KeyUnusable as error:
+        raise ConfigError(
+            f"EHR {ehr.name}: the key in {ehr.key_file} cannot be used: {error}",
+            where=f"ehr.{ehr.name}.key_file",
+            fix="name a private JWK, JWK Set or PEM file (RSA of 2048 bits or more, or P-384), and set kid where it says none",
+        ) from error
 
 
 def _tls(ehr: EhrSettings) -> ssl.SSLContext | None:
     """None: what the system trusts, and no certificate of our own."""
     if not ehr.url.startswith("https://") or not (ehr.ca or ehr.auth == "mtls"):
         return None
+    return _trust(ehr)
+
+
+def _trust(ehr: EhrSettings) -> ssl.SSLContext:
+    """What is trusted for this EHR, and our own certificate where it has one."""
     own = (ehr.client_cert, ehr.client_key) if ehr.auth == "mtls" else (None, None)
     try:
         return adapters.tls_context(ca=ehr.ca, certificate=own[0], key=own[1])

@@ -23,7 +23,7 @@ import redis
 from sqlalchemy import text
 
 from gateway import compose, seal
-from gateway.cli import ehr_report, options, output, upstream
+from gateway.cli import ehr_report, ehr_smart, options, output, upstream
 from gateway.config import EhrSettings, Settings, is_loopback
 from gateway.errors import ConfigError, GatewayError
 from gateway.store import schema
@@ -98,6 +98,8 @@ def checks(settings: Settings) -> Iterator[Callable[[], Finding]]:
     if not settings.ehrs:
         yield lambda: failed("ehr", "none is set", "add [ehr.NAME] with its url to gateway.toml, or --ehr NAME=URL")
     for one in settings.ehrs:
+        if one.auth == "smart-backend":
+            yield lambda one=one: signs_in(one)
         yield lambda one=one: reach(one)
         yield lambda one=one: door(one)
     if settings.writes == "scopes":
@@ -208,6 +210,12 @@ def certificate(path: Path | None) -> Finding:
     return warning("tls", f"the certificate ends on {day}", "renew it") if left < _SOON else ok("tls", f"valid until {day}")
 
 
+def signs_in(ehr: EhrSettings) -> Finding:
+    """A token can be had, for all that is asked for."""
+    found = ehr_smart.sign_in(ehr)
+    return Finding(f"ehr {ehr.name} sign-in", found.state, found.found, found.fix)
+
+
 def reach(ehr: EhrSettings) -> Finding:
     """It answers with the gateway's credential, speaks R4, and its clock agrees."""
     part = f"ehr {ehr.name}"
@@ -249,7 +257,7 @@ def door(ehr: EhrSettings) -> Finding:
     return warning(
         part,
         f"{ehr.url} answers without credentials: callers can go around the gateway",
-        "close it to everything but the gateway (network, or auth = basic, bearer or mtls)",
+        "close it to everything but the gateway (network, or auth = basic, bearer, mtls or smart-backend)",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,6 +18,11 @@ EXAMPLE = """\b
 Example:
   gateway ehr check http://127.0.0.1:8090/fhir
   gateway ehr check https://ehr.example/r4 --bearer-file token.txt --probe
+"""
+
+KEY = """\b
+Example:
+  gateway ehr key /etc/gateway/stmarys-key.json
 """
 
 
@@ -42,16 +48,44 @@ def check(url: str, config: Path | None, bearer_file: Path | None, ca: Path | No
     target = _target(url, config, bearer_file, ca)
     if probe and not yes:
         _ask(target.url)
+    signed_in = _signed_in(target)
     with upstream.open_client(target) as client:
         report = ehr_report.read(target.url, upstream.capability_statement(client, target.url))
         probes = Probe(client, output.note).run() if probe else ()
     found = ehr_report.Check(report, probes, ehr_report.offers(report, probes))
     if json_:
-        output.show_json(asdict(found))
+        output.show_json(asdict(found) | ({"sign_in": signed_in.told()} if signed_in else {}))
     else:
         _show(found)
+        if signed_in:
+            click.echo(f"\nsign-in: {signed_in.found}" + (f". Fix: {signed_in.fix}" if signed_in.fix else ""))
     if not report.is_r4:
         raise SystemExit(1)
+
+
+def _signed_in(target: EhrSettings) -> Any:
+    if target.auth != "smart-backend":
+        return None
+    from gateway.cli import ehr_smart  # noqa: PLC0415  # it comes with much of the gateway
+
+    return ehr_smart.sign_in(target)
+
+
+@ehr.command(epilog=KEY)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--kid", default="", metavar="TEXT", help="The key's id. Needed for PEM files, which do not say one.")
+@options.as_json
+def key(file: Path, kid: str, json_: bool) -> None:  # noqa: FBT001  # by name
+    """Print the public half of the private key in FILE, as an EHR registers it (JWK Set). Where there is no FILE, a new key is made first.
+
+    It is what auth = smart-backend signs in with: key_file in the settings names FILE.
+    """
+    from gateway.cli import ehr_smart  # noqa: PLC0415  # it comes with much of the gateway
+
+    found = ehr_smart.public_keys(file, kid)
+    if not json_:
+        output.note("Register this at the EHR, under the client_id that it gives to the gateway:")
+    output.show_json(found)
 
 
 def _target(url: str, config: Path | None, bearer_file: Path | None, ca: Path | None) -> EhrSettings:

@@ -24,6 +24,10 @@ def open_client(ehr: EhrSettings, *, signed_in: bool = True) -> Generator[httpx.
         auth = httpx.BasicAuth(ehr.username, ehr.secret())
     if signed_in and ehr.auth == "bearer":
         headers = {"Authorization": f"Bearer {ehr.secret()}"}
+    if signed_in and ehr.auth == "smart-backend":
+        from gateway.cli import ehr_smart  # noqa: PLC0415  # the gateway's own client comes with much of the gateway
+
+        headers = ehr_smart.headers(ehr)
     with httpx.Client(
         base_url=ehr.url + "/",
         headers=FHIR_JSON | dict(headers),

@@ -124,6 +124,15 @@ def urls(raw: Any, place: Place) -> tuple[str, ...]:
     return tuple(url(part, place) for part in cast("list[Any]", parts) if part)
 
 
+def endpoint(raw: Any, place: Place) -> str:
+    """An http or https URL, as it is: a trailing slash belongs to it, since others compare it letter by letter."""
+    given = text(raw, place)
+    url(re.split("[?#]", given)[0], place)
+    if "#" in given or not (given.isascii() and given.isprintable()) or " " in given:
+        raise Wrong(f"{raw!r} is not an endpoint's URL", "write it like https://ehr.example/oauth2/token")
+    return given
+
+
 def public_url(raw: Any, place: Place) -> str:
     """A URL without a path: the gateway has a host name of its own."""
     found = url(raw, place)
@@ -138,6 +147,30 @@ def listen(raw: Any, place: Place) -> str:
     host, colon, port = given.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise Wrong(f"{raw!r} is not HOST:PORT", "write it like 127.0.0.1:8080 (or 0.0.0.0:8080 for every address of this machine)")
+    return given
+
+
+def mail_server(raw: Any, place: Place) -> str:
+    """smtp://HOST:PORT (STARTTLS) or smtps://HOST:PORT (TLS from the start)."""
+    given = text(raw, place)
+    fix = "write it like smtp://mail.example:587 or smtps://mail.example:465"
+    try:
+        parts = urlsplit(given)
+        port = parts.port
+    except ValueError as error:
+        raise Wrong(f"{raw!r} is no mail server", fix) from error
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname or not port or parts.path.strip("/") or parts.query or parts.fragment:
+        raise Wrong(f"{raw!r} is no mail server", fix)
+    if "@" in parts.netloc:
+        raise Wrong("a user name does not belong into the address", "use smtp_username and smtp_password_file")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def mail_address(raw: Any, place: Place) -> str:
+    """NAME@HOST."""
+    given = text(raw, place)
+    if not re.fullmatch(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9.-]{1,253}", given, re.ASCII):
+        raise Wrong(f"{raw!r} is no e-mail address", "write it like no-reply@clinic.example")
     return given
 
 

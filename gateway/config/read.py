@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from gateway.config.parse import Place, Wrong
-from gateway.config.settings import EhrSettings, Settings, env_name
+from gateway.config.settings import EhrSettings, Settings, env_name, is_loopback
 from gateway.errors import ConfigError
 
 EHR_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -216,17 +217,34 @@ def _check_name(name: str, where: str) -> None:
         raise ConfigError(f"{name!r} is no name for an EHR", where=where, fix="take lower-case letters, digits and dashes, such as st-marys")
 
 
+_NEEDED = {"basic": ("username",), "mtls": ("client_cert", "client_key"), "smart-backend": ("client_id", "key_file", "scope")}
+"""What each way to sign in needs, besides its secret."""
+_OF = {
+    "password_file": "basic",
+    "username": "basic",
+    "bearer_file": "bearer",
+    **dict.fromkeys(("client_id", "key_file", "kid", "scope", "token_endpoint", "token_loopback"), "smart-backend"),
+}
+"""Settings that mean something with one way to sign in only."""
+
+
 def _check_ehr(ehr: EhrSettings, where: str) -> None:
-    needed = {"basic": bool(ehr.username), "mtls": bool(ehr.client_cert and ehr.client_key)}
-    if not needed.get(ehr.auth, True):
-        lacks = "username" if ehr.auth == "basic" else "client_cert and client_key"
-        raise ConfigError(f"EHR {ehr.name}: auth = {ehr.auth} has no {lacks}", where=where, fix=f"set {lacks} under [ehr.{ehr.name}]")
+    lacks = [name for name in _NEEDED.get(ehr.auth, ()) if not getattr(ehr, name)]
+    if lacks:
+        raise ConfigError(
+            f"EHR {ehr.name}: auth = {ehr.auth} has no {' and no '.join(lacks)}", where=where, fix=f"set {' and '.join(lacks)} under [ehr.{ehr.name}]"
+        )
     if ehr.auth in ("basic", "bearer"):
         ehr.secret()
-        if ehr.url.startswith("http://") and not ehr.is_loopback:
-            raise ConfigError(f"EHR {ehr.name}: a secret would travel in the clear", where=where, fix="use its https URL")
-    for name in ("password_file", "bearer_file", "username"):
-        kind = "bearer" if name == "bearer_file" else "basic"
+    if ehr.auth in ("basic", "bearer", "smart-backend") and ehr.url.startswith("http://") and not ehr.is_loopback:
+        raise ConfigError(f"EHR {ehr.name}: a secret would travel in the clear", where=where, fix="use its https URL")
+    if ehr.token_endpoint.startswith("http://") and not (ehr.token_loopback and is_loopback(urlsplit(ehr.token_endpoint).hostname or "")):
+        raise ConfigError(
+            f"EHR {ehr.name}: token_endpoint is not https",
+            where=where,
+            fix="use its https URL (on this machine, for development: token_loopback = true)",
+        )
+    for name, kind in _OF.items():
         if getattr(ehr, name) and ehr.auth != kind:
             raise ConfigError(f"EHR {ehr.name}: {name} has no effect", where=where, fix=f'set auth = "{kind}" as well, or leave {name} out')
 

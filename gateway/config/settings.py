@@ -40,7 +40,7 @@ class EhrSettings:
     aliases: tuple[str, ...] = _setting((), "Other base URLs by which it names itself in links and references.", parse.urls)
     client_ids: bool | None = _setting(None, "Whether it takes ids of clients (PUT of a new one). Without it, found out.", parse.boolean)
     transactions: bool | None = _setting(None, "Whether it takes transactions. Without it, found out.", parse.boolean)
-    auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls"))
+    auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls", "smart-backend"))
     username: str = _setting("", "For auth = basic.", parse.text)
     password: str = _setting("", "For auth = basic, by variable only.", parse.text, secret=True, env_only=True)
     password_file: Path | None = _setting(None, "For auth = basic: a file that holds the password.", parse.file)
@@ -48,6 +48,14 @@ class EhrSettings:
     bearer_file: Path | None = _setting(None, "For auth = bearer: a file that holds the token.", parse.file)
     client_cert: Path | None = _setting(None, "For auth = mtls: the gateway's certificate chain (PEM).", parse.file)
     client_key: Path | None = _setting(None, "For auth = mtls: its private key (PEM).", parse.file)
+    client_id: str = _setting("", "For auth = smart-backend: the id under which the gateway is registered there.", parse.text)
+    key_file: Path | None = _setting(None, "For auth = smart-backend: the gateway's private key (JWK, JWK Set or PEM).", parse.file)
+    kid: str = _setting("", "For auth = smart-backend: the key's id, where the file does not say it.", parse.text)
+    scope: str = _setting("", "For auth = smart-backend: what to ask for, such as system/*.cruds.", parse.text)
+    token_endpoint: str = _setting("", "For auth = smart-backend: instead of the one in the EHR's SMART configuration.", parse.endpoint)
+    token_loopback: bool = _setting(
+        default=False, help_="For auth = smart-backend: a token endpoint may be plain http on this machine (development).", check=parse.boolean
+    )
     ca: Path | None = _setting(None, "Certificates to trust for this EHR (PEM) instead of the system's.", parse.file)
     timeout: float = _setting(10.0, "Seconds for one whole answer of this EHR.", parse.number(0.1, 300, " seconds"))
     lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers of this EHR may be cached, by type.", parse.lives)

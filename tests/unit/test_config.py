@@ -162,6 +162,43 @@ def test_a_secret_does_not_travel_in_the_clear(tmp_path):
     assert "https" in error.fix
 
 
+BACKEND = '[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "smart-backend"\nclient_id = "gateway"\nkey_file = "key.json"\nscope = "system/*.rs"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        (BACKEND.replace('client_id = "gateway"\n', ""), "gateway.toml:2", "set client_id under [ehr.a]"),
+        (BACKEND.replace('key_file = "key.json"\nscope = "system/*.rs"\n', ""), "gateway.toml:2", "set key_file and scope under"),
+        (BACKEND.replace("key.json", "nowhere.json"), "gateway.toml:5", "name one that exists"),
+        (BACKEND.replace("https", "http"), "gateway.toml:2", "use its https URL"),
+        (BACKEND + 'token_endpoint = "http://ehr.example/token"\n', "gateway.toml:2", "use its https URL"),
+        (BACKEND + 'token_endpoint = "http://127.0.0.1:9/token"\n', "gateway.toml:2", "token_loopback = true"),
+        (BACKEND + 'token_endpoint = "http://ehr.example/token"\ntoken_loopback = true\n', "gateway.toml:2", "use its https URL"),
+        (BACKEND + 'token_endpoint = "https://ehr.example/token#x"\n', "gateway.toml:7", "https://ehr.example/oauth2/token"),
+        (BACKEND + 'token_endpoint = "ehr.example/token"\n', "gateway.toml:7", "https://host"),
+        (BACKEND.replace("smart-backend", "bearer"), "ehr.a", "GATEWAY_EHR_A_BEARER"),
+        (BACKEND.replace("smart-backend", "none"), "gateway.toml:2", 'set auth = "smart-backend" as well'),
+        (BACKEND.replace("smart-backend", "smart"), "gateway.toml:3", "smart-backend"),
+    ],
+)
+def test_a_smart_client_is_set_whole_or_refused(tmp_path, text, where, fix):
+    """What is missing, what would go in the clear, and what has no effect."""
+    (tmp_path / "key.json").write_text("{}")
+    error = refused(tmp_path, text)
+    assert error.where == where
+    assert fix in error.fix
+
+
+def test_a_smart_client_with_all_that_it_needs(tmp_path):
+    """A token endpoint is kept letter by letter, its last slash and query too."""
+    (tmp_path / "key.json").write_text("{}")
+    (found,) = read(tmp_path, BACKEND + 'token_endpoint = "https://ehr.example/token/?tenant=1"\nkid = "k"\n').settings.ehrs
+    assert (found.token_endpoint, found.kid, found.key_file) == ("https://ehr.example/token/?tenant=1", "k", tmp_path / "key.json")
+    local = BACKEND.replace("https://ehr.example", "http://127.0.0.1:9") + 'token_endpoint = "http://127.0.0.1:9/t"\ntoken_loopback = true\n'
+    assert read(tmp_path, local).settings.ehrs[0].token_loopback
+
+
 def test_relative_paths_count_from_where_they_stand(tmp_path):
     """A path in the file counts from the file's folder, so that the file means the same wherever the command is run."""
     folder = tmp_path / "etc"

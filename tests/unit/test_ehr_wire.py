@@ -411,11 +411,12 @@ def test_connect_refuses_unknown_names(given):
         connect("x", "https://ehr.example/r4", **given)
 
 
-def test_credentials():
-    """The headers of RFC 7617 and RFC 6750."""
-    assert NoAuth().headers() == {}
-    assert Basic("a", "ü").headers() == {"Authorization": "Basic YTrDvA=="}
-    assert Bearer("t").headers() == {"Authorization": "Bearer t"}
+async def test_credentials():
+    """The headers of RFC 7617 and RFC 6750; refused once, there is no other to try."""
+    assert await NoAuth().headers() == {}
+    assert await Basic("a", "ü").headers() == {"Authorization": "Basic YTrDvA=="}
+    assert await Bearer("t").headers() == {"Authorization": "Bearer t"}
+    assert not Bearer("t").refused(await Bearer("t").headers())
 
 
 def test_credentials_do_not_show():

@@ -13,39 +13,61 @@ from typing import Protocol
 class Auth(Protocol):
     """Credentials for one EHR. Asked before every call, so that a token may change."""
 
-    def headers(self) -> Mapping[str, str]:
-        """What to send, usually an Authorization header."""
+    async def headers(self) -> Mapping[str, str]:
+        """What to send, usually an Authorization header. Raises UpstreamFault when there is none to be had; nothing was sent then."""
+        ...
+
+    def refused(self, headers: Mapping[str, str]) -> bool:
+        """The EHR answered 401 to these. Whether to ask for headers and send once more."""
+        ...
+
+    async def close(self) -> None:
+        """Give back what it holds."""
         ...
 
 
+class _Fixed:
+    """A credential that stays as it is: refused once, it is refused again."""
+
+    __slots__ = ()
+
+    def refused(self, headers: Mapping[str, str]) -> bool:
+        """There is no other."""
+        del headers
+        return False
+
+    async def close(self) -> None:
+        """It holds nothing."""
+
+
 @dataclass(frozen=True, slots=True)
-class NoAuth:
+class NoAuth(_Fixed):
     """Nothing: the EHR is open to this machine, or knows it by its certificate."""
 
-    def headers(self) -> Mapping[str, str]:
+    async def headers(self) -> Mapping[str, str]:
         """No header."""
         return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Basic:
+class Basic(_Fixed):
     """User name and password (RFC 7617), as UTF-8."""
 
     username: str
     password: str = field(repr=False)
 
-    def headers(self) -> Mapping[str, str]:
+    async def headers(self) -> Mapping[str, str]:
         """`Authorization: Basic ...`."""
         return {"Authorization": "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()}
 
 
 @dataclass(frozen=True, slots=True)
-class Bearer:
+class Bearer(_Fixed):
     """A token (RFC 6750)."""
 
     token: str = field(repr=False)
 
-    def headers(self) -> Mapping[str, str]:
+    async def headers(self) -> Mapping[str, str]:
         """`Authorization: Bearer ...`."""
         return {"Authorization": f"Bearer {self.token}"}
 

@@ -105,14 +105,21 @@ class GenericEhr:
 
     async def send(self, call: EhrCall) -> EhrReply:
         """Make the call. Raises UpstreamFault, UpstreamTimeout, Unavailable or OutcomeUnknown."""
-        request = http_request(self._link.address, call, self._link.auth.headers(), url_limit=self.profile.url_limit)
+        auth = self._link.auth
+        credentials = await auth.headers()
+        response = await self._answered(call, credentials)
+        if response.status == 401 and auth.refused(credentials):  # whatever it was, it was not carried out (RFC 9110 15.5.2)
+            response = await self._answered(call, await auth.headers())
+        return self.settled(call, _reply(call, response))
+
+    async def _answered(self, call: EhrCall, credentials: Mapping[str, str]) -> HttpResponse:
+        request = http_request(self._link.address, call, credentials, url_limit=self.profile.url_limit)
         try:
-            response = await self._exchange(request, again=call.kind not in WRITES)
+            return await self._exchange(request, again=call.kind not in WRITES)
         except TransportError as error:
             if not error.sent and _is_late(request):
                 raise Unavailable(reason="lease-over") from error
             raise _fault(error, write=call.kind in WRITES) from error
-        return self.settled(call, _reply(call, response))
 
     def settled(self, call: EhrCall, reply: EhrReply) -> EhrReply:
         """The place for what a platform says in its own way."""
@@ -125,6 +132,7 @@ class GenericEhr:
 
     async def close(self) -> None:
         """Give the connections back."""
+        await self._link.auth.close()
         await self._link.transport.close()
 
     async def _exchange(self, request: HttpRequest, *, again: bool) -> HttpResponse:

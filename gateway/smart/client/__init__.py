@@ -1,1 +1,1 @@
-"""The gateway as a SMART client of secured EHRs: discovery, private_key_jwt or PKCE, refresh. Upstream SMART follows."""
+"""The gateway as the SMART client of an EHR: discovery, client assertions, and tokens that are renewed in time and once."""
