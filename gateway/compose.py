@@ -152,7 +152,12 @@ def launches(found: State) -> Launches:
 
 def signing_keys(found: State) -> SigningKeys:
     """Keys of id_tokens."""
-    return SigningKeys(found.database, found.seals)
+    return SigningKeys(found.database, found.seals, record_in=found.audit.record_in)
+
+
+def invites(found: State) -> Invites:
+    """What developers register their clients with."""
+    return Invites(found.database, record_in=found.audit.record_in)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from gateway.api.asgi import ClientGone, Limits, client_address, read_body, valu
 from gateway.audit import AuditRecord
 from gateway.errors import FhirError, Unavailable
 from gateway.smart.server.discovery import STYLE
+from gateway.smart.server.keys import KEPT
 from gateway.smart.server.requests import parse_form
 from gateway.smart.server.values import Caller, Decided, Event, KeySource, TokenRequest, refused
 from gateway.store.base import now
@@ -167,7 +168,7 @@ def _document(request: Request, body: Mapping[str, Any]) -> Response:
         return Response(status_code=204, headers={"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "GET, HEAD"})
     if request.method not in ("GET", "HEAD"):
         return _json(405, {"error": "invalid_request", "error_description": "Send a GET."}, {"Allow": "GET, HEAD, OPTIONS"})
-    headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": "max-age=60", "X-Content-Type-Options": "nosniff"}
+    headers = {"Access-Control-Allow-Origin": "*", "Cache-Control": f"max-age={KEPT}", "X-Content-Type-Options": "nosniff"}
     return Response("" if request.method == "HEAD" else json.dumps(dict(body)), media_type="application/json", headers=headers)
 
 

@@ -1,4 +1,4 @@
-"""`gateway client register|list|show|disable|enable|token`."""
+"""`gateway client register|list|show|token`; the others of the group are in `client_care`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import click
 import httpx
@@ -18,15 +18,12 @@ from joserfc import jwk, jwt
 from joserfc.errors import JoseError
 
 from gateway import compose
-from gateway.cli import options, output, upstream
+from gateway.cli import client_care, options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
-from gateway.smart.server.clients import Clients
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import Client
-
-T = TypeVar("T")
 
 _REGISTER = """\b
 Example:
@@ -54,16 +51,15 @@ _SHOW = """\b
 Example:
   gateway client show growth-chart
 """
-_SWITCH = """\b
-Example:
-  gateway client disable growth-chart
-  gateway client enable growth-chart
-"""
 
 
 @click.group()
 def client() -> None:
-    """Register apps and backend systems, list and disable them; make a token for one."""
+    """Register apps and backend systems, list, approve and disable them; make a token for one."""
+
+
+for _command in client_care.COMMANDS:
+    client.add_command(_command)
 
 
 @client.command(epilog=_REGISTER)
@@ -95,14 +91,16 @@ def register(source: Path, json_: bool, config: Path | None, store: str | None, 
 @options.common
 @options.as_json
 def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
-    """List every client, disabled ones too. With --ehr NAME, those that count at that EHR."""
+    """List every client, with those that wait for approval and those that are disabled. With --ehr NAME, those that count at that EHR."""
     wanted = {one.partition("=")[0] for one in ehr}
-    found = [one for one in _with(config, store, ehr, lambda clients: clients.all()) if not wanted or {"*", *wanted} & set(one.ehrs)]
+    found = [
+        one for one in client_care.with_clients(config, store, ehr, lambda clients: clients.all()) if not wanted or {"*", *wanted} & set(one.ehrs)
+    ]
     if json_:
         output.show_json([_told(one) for one in found])
         return
-    header = ("id", "name", "kind", "ehrs", "push", "disabled")
-    output.show_table(header, [(one.id, one.name, _kind(one), " ".join(one.ehrs), (one.push or {}).get("mode", "-"), _since(one)) for one in found])
+    header = ("id", "name", "kind", "ehrs", "push", "state")
+    output.show_table(header, [(one.id, one.name, _kind(one), " ".join(one.ehrs), (one.push or {}).get("mode", "-"), _state(one)) for one in found])
 
 
 @client.command(epilog=_SHOW)
@@ -111,7 +109,7 @@ def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, .
 @options.as_json
 def show(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """Show how one client is registered. Its secret is not kept, so it cannot be shown."""
-    told = _told(_with(config, store, ehr, lambda clients: clients.named(id_)))
+    told = _told(client_care.with_clients(config, store, ehr, lambda clients: clients.named(id_)))
     if json_:
         output.show_json(told)
         return
@@ -119,46 +117,14 @@ def show(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tup
         click.echo(f"{name:<26} {value if isinstance(value, str) else json.dumps(value, default=str)}")
 
 
-@client.command(epilog=_SWITCH)
-@click.argument("id_", metavar="ID")
-@options.common
-@options.as_json
-def disable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
-    """Take a client out of use. All its access ends, for every request that starts after this; what it pushed and is not delivered is rejected."""
-    ended = _with(config, store, ehr, lambda clients: clients.disable(id_))
-    if json_:
-        output.show_json({"client_id": id_, "disabled": True, "grants_ended": ended})
-    else:
-        click.echo(f"{id_} is disabled: {ended} grant{'' if ended == 1 else 's'} ended, and nothing is done in its name any more.")
-
-
-@client.command(epilog=_SWITCH)
-@click.argument("id_", metavar="ID")
-@options.common
-@options.as_json
-def enable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
-    """Let a disabled client in again. What it was allowed before stays ended: it asks anew."""
-    _with(config, store, ehr, lambda clients: clients.enable(id_))
-    if json_:
-        output.show_json({"client_id": id_, "disabled": False})
-    else:
-        click.echo(f"{id_} may ask for access again.")
-
-
-def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[Clients], Awaitable[T]]) -> T:
-    async def do(settings: Settings) -> T:
-        async with compose.opened(settings) as state:
-            return await work(compose.clients(state))
-
-    return asyncio.run(do(options.settings(config, store, ehr).settings))
-
-
 def _kind(one: Client) -> str:
     return "system" if not one.redirect_uris else "app, public" if one.auth_method == "none" else "app"
 
 
-def _since(one: Client) -> str:
-    return f"{one.disabled_at:%Y-%m-%d}" if one.disabled_at else "-"
+def _state(one: Client) -> str:
+    if one.disabled_at:
+        return f"disabled {one.disabled_at:%Y-%m-%d}"
+    return f"waits since {one.pending_since:%Y-%m-%d}" if one.pending_since else "in use"
 
 
 def _told(one: Client) -> dict[str, Any]:
@@ -172,6 +138,8 @@ def _told(one: Client) -> dict[str, Any]:
         "scope": one.scope,
         "ehrs": one.ehrs,
         "created_at": one.created_at,
+        "registered_by": "itself" if one.registration_hash else "operator",
+        "pending_since": one.pending_since,
         "disabled_at": one.disabled_at,
     }
     more = {"launch_uri": one.launch_uri, "jwks_uri": one.jwks_uri, "jwks": one.jwks, "push": one.push}

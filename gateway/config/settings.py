@@ -117,6 +117,14 @@ class Settings:
     lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers may be cached, by resource type.", parse.lives)
     body_cap: int = _setting(16 * 1024 * 1024, "Most bytes of one request's body.", parse.count(1024, 2**30, " bytes"))
     jwks_loopback: bool = _setting(default=False, help_="Fetch clients' keys from loopback addresses too (development).", check=parse.boolean)
+    registration: str = _setting(
+        "closed",
+        "Whether developers register their own apps over HTTP (RFC 7591): closed; token, with an invite of the operator's; open, for sandboxes.",
+        parse.one_of("closed", "token", "open"),
+    )
+    registration_review: bool = _setting(
+        default=True, help_="An app that registered itself waits for `gateway client approve`, and again when it changes.", check=parse.boolean
+    )
     log_format: str = _setting("text", "Logs on stderr: text for people, json for machines.", parse.one_of("text", "json"))
     ehrs: tuple[EhrSettings, ...] = ()
 

@@ -6,6 +6,7 @@ row count says whether this caller was the one (RFC 9700 section 4.2: atomic con
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -56,7 +57,7 @@ async def clients(connection: AsyncConnection) -> tuple[Client, ...]:
 
 async def hold_client(connection: AsyncConnection, client_id: str) -> bool:
     """Whether it may be used; then nobody disables it before this transaction ends (on SQLite there is one writer at a time anyway)."""
-    in_use = select(t.client.c.id).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None))
+    in_use = select(t.client.c.id).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None), t.client.c.pending_since.is_(None))
     return (await connection.execute(in_use.with_for_update(read=True))).first() is not None
 
 
@@ -75,7 +76,7 @@ async def enable_client(connection: AsyncConnection, client_id: str) -> bool:
 _ORIGIN = (
     select(t.client_origin.c.origin)
     .join(t.client, t.client.c.id == t.client_origin.c.client_id)
-    .where(t.client_origin.c.origin == bindparam("origin"), t.client.c.disabled_at.is_(None))
+    .where(t.client_origin.c.origin == bindparam("origin"), t.client.c.disabled_at.is_(None), t.client.c.pending_since.is_(None))
     .limit(1)
 )
 
@@ -271,15 +272,26 @@ async def remember_jti(connection: AsyncConnection, hash_: str, expires_at: date
 # Signing keys ----------------------------------------------------------------------------------------------------------------
 
 
-async def signing_keys(connection: AsyncConnection) -> tuple[SigningKey, ...]:
-    """All of them, the newest slot first."""
-    rows = (await connection.execute(select(t.signing_key).order_by(t.signing_key.c.slot.desc()))).all()
-    return tuple(found for row in rows if (found := as_value(SigningKey, row)) is not None)
+_SIGNING_KEYS = select(t.signing_key).order_by(t.signing_key.c.slot.desc())
+
+
+async def signing_keys(derive: Derive) -> tuple[SigningKey, ...]:
+    """All of them, the newest slot first, as of the newest commit: another process may have made one."""
+    return await derive(_SIGNING_KEYS, {}, _keys_of)
+
+
+def _keys_of(rows: Values) -> tuple[SigningKey, ...]:
+    return tuple(made(SigningKey, row, "") for row in rows)
 
 
 async def add_signing_key(connection: AsyncConnection, value: SigningKey) -> bool:
     """Fill a slot. False when another process filled it first."""
     return await add_once(connection, t.signing_key, as_row(value))
+
+
+async def delete_signing_keys(connection: AsyncConnection, slots: Sequence[int]) -> None:
+    """Forget keys that nobody needs any more, or that nobody may trust any more."""
+    await connection.execute(delete(t.signing_key).where(t.signing_key.c.slot.in_(slots)))
 
 
 # Bearers ---------------------------------------------------------------------------------------------------------------------

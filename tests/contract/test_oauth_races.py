@@ -13,6 +13,7 @@ import pytest
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorize import Back, Page
 from gateway.smart.server.authorizer import At, SignIn
+from gateway.smart.server.clients import Clients
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Wanted
 from gateway.smart.server.values import Caller
@@ -158,9 +159,28 @@ async def test_processes_that_start_at_once_sign_with_one_key(server):
     assert len({key["kid"] for key in keys}) == 1
     assert (await many[0].public())["keys"][0]["kid"] == keys[0]["kid"]
     assert "d" not in (await many[0].public())["keys"][0]
-    async with server.database.read() as connection:
-        (row,) = await rows.signing_keys(connection)
+    (row,) = await rows.signing_keys(server.database.derive)
     assert keys[0]["n"].encode() not in row.sealed
+
+
+async def test_of_rotations_at_once_one_is_done(server):
+    """The slot is filled once: the others are told, and there is one new key."""
+    many = [SigningKeys(server.database, smart.SEALER, clock=server.clock) for _ in range(3)]
+    found = await asyncio.gather(*(one.rotate() for one in many), return_exceptions=True)
+    assert sorted(type(one).__name__ for one in found) == ["ConfigError", "ConfigError", "Listed"]
+    assert len(await rows.signing_keys(server.database.derive)) == 2
+
+
+async def test_of_new_secrets_at_once_one_is_given(server):
+    """A secret that is printed is one that counts."""
+    await server.secret_app()
+    clients = Clients(server.database, record_in=server._record_in, clock=server.clock)  # where the records go
+    found = await asyncio.gather(*(clients.rotate_secret("web") for _ in range(3)), return_exceptions=True)
+    given = [one for one in found if isinstance(one, str)]
+    async with server.database.read() as connection:
+        client = await rows.client(connection, "web")
+    assert client is not None
+    assert client.secret_hash == digest(given[-1])
 
 
 async def test_attempts_at_once_all_count(server):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
-from gateway.errors import Unauthenticated, Unavailable
+from gateway.errors import ConfigError, Unauthenticated, Unavailable
 from gateway.smart.server.clients import Clients
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
@@ -372,6 +373,51 @@ async def test_a_disabled_client_has_no_access_any_more(running):
     assert await running.counts((await running.tokens())["access_token"])
     told = [(one.action, one.client_id, one.detail) for one in running.server.records if one.action.startswith("client-") and one.client_id == "web"]
     assert told[1:] == [("client-disable", "web", "2 grants ended"), ("client-enable", "web", "")]
+
+
+async def test_a_secret_is_replaced(running):
+    """The old one counts no more, or for as long as was said; what the client was allowed stays."""
+    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    held = await running.tokens()
+
+    async def counts(secret: str) -> bool:
+        response = await running.http.post("/auth/hapi/introspect", data={"token": held["access_token"]}, auth=("web", secret))
+        return response.status_code == 200
+
+    first = await clients.rotate_secret("web")
+    assert [await counts(one) for one in ("secret-of-web", first)] == [False, True]
+    second = await clients.rotate_secret("web", overlap=timedelta(hours=2))
+    assert [await counts(one) for one in ("secret-of-web", first, second)] == [False, True, True]
+    running.server.clock.forward(7200)
+    assert [await counts(one) for one in (first, second)] == [False, True]
+    third = await clients.rotate_secret("web")  # within no overlap: the one before is over at once, and so is the one before that
+    assert [await counts(one) for one in (first, second, third)] == [False, False, True]
+    with pytest.raises(ConfigError, match="no secret"):
+        await clients.rotate_secret("app")
+    told = [one for one in running.server.records if one.action == "client-secret"]
+    assert len(told) == 3
+    assert not any(secret in repr(told) for secret in (first, second, third))
+
+
+async def test_a_deleted_client_leaves_nothing(running):
+    """Its tokens, codes and grants are over, and stay so for whoever is registered under its name later."""
+    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    held, form = await running.tokens(), await running.code()
+    assert await clients.delete("web") == 2
+    refresh = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
+
+    async def nothing_counts() -> bool:
+        answers = [(await running.post(asked)).status_code for asked in (refresh, form)]
+        return not await running.counts(held["access_token"]) and 200 not in answers
+
+    assert await nothing_counts()
+    with pytest.raises(ConfigError, match="no client"):
+        await clients.delete("web")
+    await running.server.secret_app("web")
+    assert await nothing_counts()
+    assert await running.counts((await running.tokens())["access_token"])
+    told = [(one.action, one.detail) for one in running.server.records if one.action == "client-delete"]
+    assert told == [("client-delete", "2 grants ended")]
 
 
 async def test_introspection_asks_who_asks(running):

@@ -108,7 +108,7 @@ class Smart:
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
         lifetimes = Lifetimes()
-        self.keys = SigningKeys(self.database, SEALER, clock=self.clock)
+        self.keys = SigningKeys(self.database, SEALER, **common)
         self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
         self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common)
         self.authorizations = Authorizations(self.database, public_url=self.public_url, types=TYPES, lifetimes=lifetimes, **common)

@@ -45,7 +45,9 @@ def test_the_names_are_those_that_people_script():
     """None of them may go away."""
     assert {" ".join(path) for path in ALL} >= {
         "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "client list", "client show",
-        "client disable", "client enable", "user add", "user list", "user password", "user disable", "launch create", "inbox list", "inbox show",
+        "client disable", "client enable", "client approve", "client rotate-secret", "client delete", "client invite", "client invites",
+        "client withdraw", "keys list", "keys rotate",
+        "user add", "user list", "user password", "user disable", "launch create", "inbox list", "inbox show",
         "inbox retry", "inbox drop", "store upgrade",
     }  # fmt: skip
 
@@ -156,6 +158,48 @@ def test_lists_can_be_of_one_ehr(run):
     ]
     assert "correct horse" not in run("user", "list").output
     assert [one["name"] for one in json.loads(run("user", "list", "--ehr", "hapi", "--json").output)] == ["ann"]
+
+
+def test_a_secret_is_rotated_and_a_client_deleted(run):
+    """The secret is printed once and never on record; deleting asks, and without somebody to ask wants --yes."""
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    secret = run("client", "rotate-secret", "growth").stdout.strip()
+    told = json.loads(run("client", "rotate-secret", "growth", "--overlap", "24", "--json").output)
+    assert (told["client_id"], told["overlap_hours"], len(told["client_secret"]), len(secret)) == ("growth", 24, 43, 43)
+    assert "--yes" in run("client", "delete", "growth", code=2).stderr
+    assert json.loads(run("client", "delete", "growth", "--yes", "--json").output) == {"client_id": "growth", "deleted": True, "grants_ended": 0}
+    assert json.loads(run("client", "list", "--json").output) == []
+    assert "gateway client list" in run("client", "delete", "growth", "--yes", code=2).stderr
+    record = run("audit", "--json").output
+    assert [one["action"] for one in json.loads(record)] == ["client-delete", "client-secret", "client-secret", "client-register"]
+    assert secret not in record
+    assert told["client_secret"] not in record
+
+
+def test_an_invite_is_made_listed_and_withdrawn(run):
+    """Its token is printed once; what it has no effect on is said."""
+    made = run("client", "invite", "--ehr", "hapi", "--uses", "2", "--days", "3", "--system-scope", "system/Observation.rs")
+    assert len(made.stdout.strip()) == 43
+    assert "registration = closed" in made.stderr
+    (listed,) = json.loads(run("client", "invites", "--json").output)
+    assert (listed["ehr"], listed["uses_left"], listed["system_scope"]) == ("hapi", 2, "system/Observation.rs")
+    assert made.stdout.strip() not in run("client", "invites", "--json").output + run("audit", "--json").output
+    run("client", "withdraw", listed["id"])
+    assert json.loads(run("client", "invites", "--json").output) == []
+    assert "gateway client invites" in run("client", "withdraw", listed["id"], code=2).stderr
+    assert "system scopes" in run("client", "invite", "--ehr", "hapi", "--system-scope", "patient/*.rs", code=2).stderr
+
+
+def test_signing_keys_are_listed_and_rotated(run):
+    """The first is made at the first look; a second rotation waits, unless a key was stolen."""
+    (first,) = json.loads(run("keys", "list", "--json").output)
+    assert first["state"] == "signing"
+    second = json.loads(run("keys", "rotate", "--json").output)
+    assert (second["state"], second["until"]) == ("waiting", None)
+    assert [one["kid"] for one in json.loads(run("keys", "list", "--json").output)] == [second["kid"], first["kid"]]
+    assert "--at-once" in run("keys", "rotate", code=2).stderr
+    third = json.loads(run("keys", "rotate", "--at-once", "--json").output)
+    assert [(one["kid"], one["state"]) for one in json.loads(run("keys", "list", "--json").output)] == [(third["kid"], "signing")]
 
 
 def test_a_bad_registration_names_the_client_and_the_rule(run):

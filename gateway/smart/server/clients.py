@@ -1,16 +1,21 @@
-"""Registered clients, for the operator: what there is, and taking one out of use."""
+"""Registered clients, for the operator: what there is, letting one in, taking one out of use, a new secret."""
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
+from gateway.store import registrations
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Client
+from gateway.store.oauth_rows import Client, digest, new_secret
 
 
 class Clients:
-    """Lists, disables and enables. Each change is on record."""
+    """Lists, and changes what a registration is worth. Each change is on record, and counts for every request that starts after it."""
 
     def __init__(self, database: Database, *, record_in: RecordIn, clock: Clock = now) -> None:
         self._database, self._record_in, self._clock = database, record_in, clock
@@ -38,8 +43,7 @@ class Clients:
             if not await rows.disable_client(connection, client.id, moment):
                 raise ConfigError(f"{client_id} is disabled already", where="ID", fix="gateway client show tells since when")
             ended = await rows.revoke_grants_of_client(connection, client.id, moment, "client-disabled")
-            event = Event(",".join(client.ehrs), Caller(), moment, client)
-            await self._record_in(connection, event.record("client-disable", 200, detail=f"{ended} grants ended"))
+            await self._on_record(connection, client, "client-disable", f"{ended} grants ended")
         return ended
 
     async def enable(self, client_id: str) -> None:
@@ -48,5 +52,51 @@ class Clients:
         async with self._database.write() as connection:
             if not await rows.enable_client(connection, client.id):
                 raise ConfigError(f"{client_id} is not disabled", where="ID", fix="gateway client list shows which are")
-            event = Event(",".join(client.ehrs), Caller(), self._clock(), client)
-            await self._record_in(connection, event.record("client-enable", 200))
+            await self._on_record(connection, client, "client-enable")
+
+    async def approve(self, client_id: str) -> None:
+        """Let a client in that registered itself. Raises ConfigError when there is no such client, or it does not wait."""
+        client = await self.named(client_id)
+        async with self._database.write() as connection:
+            if not await registrations.approve(connection, client.id):
+                raise ConfigError(f"{client_id} does not wait for anybody", where="ID", fix="gateway client list shows which do")
+            await self._on_record(connection, client, "client-approve")
+
+    async def rotate_secret(self, client_id: str, *, overlap: timedelta = timedelta()) -> str:
+        """Its new secret, this once. The old one counts for `overlap` longer, and by default no longer.
+
+        Raises ConfigError when there is no such client, it has no secret, or somebody else is giving it one.
+        """
+        client, secret = await self.named(client_id), new_secret()
+        if not client.secret_hash:
+            raise ConfigError(f"{client_id} has no secret", where="ID", fix="its keys are replaced at its jwks_uri, or by registering it again")
+        until = self._clock() + overlap if overlap else None
+        async with self._database.write() as connection:
+            if not await registrations.replace_secret(connection, client, digest(secret), old_until=until):
+                raise ConfigError(f"{client_id} was changed at the same moment", where="ID", fix="look at it with gateway client show, and try again")
+            await self._on_record(connection, client, "client-secret", f"the old one until {until:%Y-%m-%dT%H:%MZ}" if until else "")
+        return secret
+
+    async def delete(self, client_id: str) -> int:
+        """Forget it. What it was allowed ends for good; gives how many grants that were. Raises ConfigError when there is no such client."""
+        client, moment = await self.named(client_id), self._clock()
+        async with self._database.write() as connection:
+            ended = await forget(connection, client, moment)
+            if ended is None:
+                raise ConfigError(f"There is no client {client_id}", where="ID", fix="gateway client list shows them")
+            await self._on_record(connection, client, "client-delete", f"{ended} grants ended")
+        return ended
+
+    async def _on_record(self, connection: AsyncConnection, client: Client, action: str, detail: str = "") -> None:
+        event = Event(",".join(client.ehrs), Caller(), self._clock(), client)
+        await self._record_in(connection, event.record(action, 200, detail=detail))
+
+
+async def forget(connection: AsyncConnection, client: Client, moment: datetime) -> int | None:
+    """Delete it and end its grants, in the caller's transaction. How many; None when somebody else deleted it.
+
+    The grants stay on file, ended: a client that is registered under the same id later gets none of them.
+    """
+    if not await registrations.forget(connection, client.id):
+        return None
+    return await rows.revoke_grants_of_client(connection, client.id, moment, "client-deleted")

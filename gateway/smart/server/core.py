@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NoReturn
 
 from gateway.smart.scopes import is_subset
@@ -59,10 +60,10 @@ class Request(OAuth2Request):
 
 
 class OAuthClient(ClientMixin):
-    """What the core asks about a client."""
+    """What the core asks about a client. Without `at`, no secret but its newest counts."""
 
-    def __init__(self, row: Client) -> None:
-        self.row = row
+    def __init__(self, row: Client, at: datetime | None = None) -> None:
+        self.row, self._at = row, at
 
     def get_client_id(self) -> str:
         """Its id."""
@@ -83,7 +84,9 @@ class OAuthClient(ClientMixin):
 
     def check_client_secret(self, client_secret: str) -> bool:
         """In constant time, and against a secret that was given at all."""
-        return self.row.secret_hash != "" and hmac.compare_digest(self.row.secret_hash, digest(client_secret))
+        row, given = self.row, digest(client_secret)
+        kept = row.secret_hashes(self._at) if self._at else (row.secret_hash,)
+        return any(hmac.compare_digest(one, given) for one in kept if one)
 
     def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
         """One registered method, where the two that send a secret count as one."""
@@ -103,13 +106,14 @@ class OAuthClient(ClientMixin):
 class Core(AuthorizationServer):
     """The core over one client. Both decisions (authorize, token) are a Core of their own for each request."""
 
-    def __init__(self, client: Client | None, ehr: str) -> None:
+    def __init__(self, client: Client | None, ehr: str, at: datetime | None = None) -> None:
         super().__init__()
+        self._at = at
         self._row = client if client and client.may_use(ehr) else None
 
     def query_client(self, client_id: str) -> OAuthClient | None:
         """The client of the snapshot, if that is the one asked for."""
-        return OAuthClient(self._row) if self._row and self._row.id == client_id else None
+        return OAuthClient(self._row, self._at) if self._row and self._row.id == client_id else None
 
     def create_oauth2_request(self, request: Request) -> Request:
         """It is one already."""

@@ -21,7 +21,7 @@ class TokenCore(Core):
     """Authlib's core over one snapshot."""
 
     def __init__(self, snapshot: Snapshot, asked: Presented) -> None:
-        super().__init__(snapshot.client, snapshot.endpoints.ehr)
+        super().__init__(snapshot.client, snapshot.endpoints.ehr, snapshot.now)
         self.snapshot = snapshot
         self._asked = asked
         self._effects: list[Effect] = []

@@ -1,20 +1,31 @@
-"""The RSA keys that sign id_tokens: made at the first start, kept sealed in the store, the same for every process."""
+"""The RSA keys that sign id_tokens: made at the first start, kept sealed in the store, the same for every process.
+
+A rotation makes the next key. It is published at once and signs later, when no key set that a client may still keep lacks it; the one before
+it stays published until the last id_token that it signed is over. Which key signs, and which are published, follows from the rows and the
+moment alone, so processes agree without a word to each other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from joserfc import jwk
 
 from gateway.errors import ConfigError
-from gateway.smart.server.values import Clock
+from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import SigningKey, new_id
 
+KEPT = 60
+"""Seconds that a client may keep the key set: `Cache-Control` of the jwks answer."""
+_APART = 60
+"""Seconds by which the clocks of two nodes may differ."""
 _BITS = 2048
 _PUBLIC = ("kty", "n", "e", "kid", "use", "alg")
 
@@ -31,40 +42,118 @@ class Seals(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One published key, for the operator. `until`: when it is published no longer; None for as long as nothing follows it."""
+
+    kid: str
+    created_at: datetime
+    signs_at: datetime
+    state: str  # waiting | signing | replaced
+    until: datetime | None
+
+
+def signs_at(key: SigningKey) -> datetime:
+    """From when on this key signs."""
+    return key.signs_at or key.created_at
+
+
+def signing(keys: Sequence[SigningKey], moment: datetime) -> SigningKey:
+    """The one that signs now: the newest whose time has come. `keys` are all there are, the newest first, and at least one."""
+    return next((one for one in keys if signs_at(one) <= moment), keys[-1])
+
+
+def published(keys: Sequence[SigningKey], moment: datetime, life: int) -> tuple[SigningKey, ...]:
+    """The ones that a client may need, the newest first: those that sign or will, and those that signed an id_token of `life` seconds still alive."""
+    until = ends(keys, life)
+    return tuple(one for one in keys if (end := until[one.slot]) is None or moment < end)
+
+
+def ends(keys: Sequence[SigningKey], life: int) -> Mapping[int, datetime | None]:
+    """When each slot's key is published no longer: some time after the next one began to sign."""
+    kept = timedelta(seconds=life + _APART)
+    after = [None, *(signs_at(one) for one in keys)]
+    return {one.slot: follower + kept if follower else None for one, follower in zip(keys, after, strict=False)}
+
+
 class SigningKeys:
     """A KeySource. Whoever comes first fills slot 1 of the table; everybody reads what is there then, so all sign with one key."""
 
-    def __init__(self, database: Database, seals: Seals, *, clock: Clock = now) -> None:
-        self._database, self._seals, self._clock = database, seals, clock
-        self._kept: tuple[Mapping[str, Any], ...] = ()
+    def __init__(
+        self, database: Database, seals: Seals, *, record_in: RecordIn | None = None, lifetimes: Lifetimes | None = None, clock: Clock = now
+    ) -> None:
+        self._database, self._seals, self._record_in, self._clock = database, seals, record_in, clock
+        self._life = (lifetimes or Lifetimes()).access  # an id_token lives as long as the access token beside it
+        self._opened: dict[bytes, Mapping[str, Any]] = {}
         self._lock = asyncio.Lock()
 
     async def signing(self) -> Mapping[str, Any]:
-        """The private JWK of the newest slot."""
-        return (await self._all())[0]
+        """The private JWK to sign with now."""
+        return self._open(signing(await self._all(), self._clock()))
 
     async def public(self) -> Mapping[str, Any]:
         """The public JWK Set: no private member ever leaves."""
-        return {"keys": [{name: key[name] for name in _PUBLIC} for key in await self._all()]}
+        found = published(await self._all(), self._clock(), self._life)
+        return {"keys": [{name: key[name] for name in _PUBLIC} for key in map(self._open, found)]}
 
-    async def _all(self) -> tuple[Mapping[str, Any], ...]:
-        async with self._lock:
-            if not self._kept:
-                self._kept = await self._read() or await self._made()
-            return self._kept
+    async def listed(self) -> tuple[Listed, ...]:
+        """Those that are published, the newest first."""
+        keys, moment = await self._all(), self._clock()
+        now_signing, until = signing(keys, moment), ends(keys, self._life)
+        return tuple(
+            Listed(
+                self._open(one)["kid"],
+                one.created_at,
+                signs_at(one),
+                "signing" if one is now_signing else "waiting" if one.slot > now_signing.slot else "replaced",
+                until[one.slot],
+            )
+            for one in published(keys, moment, self._life)
+        )
 
-    async def _read(self) -> tuple[Mapping[str, Any], ...]:
-        async with self._database.read() as connection:
-            return tuple(self._opened(row) for row in await rows.signing_keys(connection))
+    async def rotate(self, *, at_once: bool = False) -> Listed:
+        """Make the next key. `at_once` is for keys that somebody may have stolen: the new one signs now, and no other is published any more.
 
-    async def _made(self) -> tuple[Mapping[str, Any], ...]:
-        key = await asyncio.to_thread(_new_key)
-        sealed = self._seals.seal(json.dumps(key).encode(), _context(1))
+        Raises ConfigError when another rotation is under way.
+        """
+        keys, moment = await self._all(), self._clock()
+        new = await self._made(keys[0].slot + 1, moment if at_once else moment + timedelta(seconds=KEPT + _APART))
+        gone = keys if at_once else [one for one in keys if one not in published(keys, moment, self._life)]
+        busy = not at_once and keys[0].signs_at is not None and keys[0].signs_at > moment
         async with self._database.write() as connection:
-            await rows.add_signing_key(connection, SigningKey(1, sealed, self._clock()))
-        return await self._read()
+            if busy or not await rows.add_signing_key(connection, new):
+                raise ConfigError(
+                    "The keys were rotated just now, and the new one does not sign yet",
+                    where="gateway keys rotate",
+                    fix="wait until gateway keys list says that it signs; if a key was stolen, add --at-once",
+                )
+            await rows.delete_signing_keys(connection, [one.slot for one in gone])
+            if self._record_in:
+                kid = self._open(new)["kid"]
+                event = Event("", Caller(), moment)
+                await self._record_in(connection, event.record("key-rotate", 200, detail=f"{kid}{', at once' if at_once else ''}"))
+        return (await self.listed())[0]
 
-    def _opened(self, row: SigningKey) -> Mapping[str, Any]:
+    async def _all(self) -> tuple[SigningKey, ...]:
+        found = await rows.signing_keys(self._database.derive)
+        if found:
+            return found
+        async with self._lock:
+            first = await self._made(1, None)
+            async with self._database.write() as connection:
+                await rows.add_signing_key(connection, first)
+        return await rows.signing_keys(self._database.derive)
+
+    async def _made(self, slot: int, signs_from: datetime | None) -> SigningKey:
+        key = await asyncio.to_thread(_new_key)
+        return SigningKey(slot, self._seals.seal(json.dumps(key).encode(), _context(slot)), self._clock(), signs_from)
+
+    def _open(self, row: SigningKey) -> Mapping[str, Any]:
+        if row.sealed not in self._opened:
+            self._opened[row.sealed] = self._unsealed(row)
+        return self._opened[row.sealed]
+
+    def _unsealed(self, row: SigningKey) -> Mapping[str, Any]:
         try:
             return json.loads(self._seals.open(row.sealed, _context(row.slot)))
         except ValueError as error:  # SealBroken is one
