@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Request
@@ -19,6 +20,7 @@ from sqlalchemy import text
 
 from gateway import shipped
 from gateway.adapters import ehr as adapters
+from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
 from gateway.api import health, oauth
 from gateway.api.asgi import Limits, client_address
@@ -29,6 +31,7 @@ from gateway.cache.policy import Lives
 from gateway.cache.redis import RedisStore
 from gateway.cache.store import CacheStore
 from gateway.config import EhrSettings, Settings
+from gateway.config.settings import is_loopback
 from gateway.errors import ConfigError, Unavailable
 from gateway.ingest.deliver import Parts as WorkerParts
 from gateway.ingest.deliver import Policy as WorkerPolicy
@@ -52,20 +55,24 @@ from gateway.smart.server.authorizer import Authorizations
 from gateway.smart.server.clients import Clients
 from gateway.smart.server.discovery import openid_configuration, smart_configuration
 from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.factors import Factors
 from gateway.smart.server.grants import Grants
 from gateway.smart.server.inspection import Inspector
 from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.registration import Registrar, Rules
+from gateway.smart.server.passkeys import Passkeys
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Endpoints
 from gateway.store import schema
+from gateway.smart.server.verification import NoNotifier, Notifier, Verification
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
 from gateway.store.turns import StoredTurns
-from gateway.web import apps, authorize, portal, signin
+from gateway.web import apps, authorize, forgotten, portal, security, signin
+from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
 from gateway.web.people import People
@@ -146,6 +153,11 @@ def accounts(found: State) -> Accounts:
 
 
 def launches(found: State) -> Launches:
+def factors(found: State) -> Factors:
+    """Their second factors, for the operator."""
+    return Factors(found.database, found.seals, record_in=found.audit.record_in)
+
+
     """EHR launches."""
     return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
 
@@ -242,6 +254,13 @@ def gateway(settings: Settings) -> Gateway:
     sessions = Sessions(database, record_in=audit.record_in)
     pages = Pages(settings.public_url)
     people = People(sessions, public_url=settings.public_url)
+    doors = Doors(
+        people_accounts,
+        sessions,
+        factors(found),
+        Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
+        Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
+    )
     grants = Grants(database, record_in=audit.record_in)
 
     def address(request: Request) -> str:
@@ -252,7 +271,9 @@ def gateway(settings: Settings) -> Gateway:
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, keys, oauth_edge),
-        signin.router(web_edge, sessions, people_accounts, authorizations),
+        signin.router(web_edge, doors, authorizations),
+        forgotten.router(web_edge, doors.verification),
+        security.router(web_edge, doors),
         authorize.router(web_edge, authorizations),
         apps.router(web_edge, grants),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
@@ -300,6 +321,31 @@ def _connected(ehr: EhrSettings) -> AnEhr:
 
 
 def _auth(ehr: EhrSettings) -> adapters.Auth:
+def _notifier(settings: Settings) -> Notifier:
+    """What reaches people."""
+    match settings.notify:
+        case "smtp":
+            return notify.Smtp(_mail_server(settings))
+        case "file":
+            return notify.File(settings.notify_file or settings.data_dir / "messages.jsonl")
+        case "console":
+            return notify.Console()
+        case _:
+            return NoNotifier()
+
+
+def _mail_server(settings: Settings) -> notify.MailServer:
+    target = urlsplit(settings.smtp)
+    host = target.hostname or ""
+    tls = "implicit" if target.scheme == "smtps" else "none" if is_loopback(host) else "starttls"
+    try:
+        context = ssl.create_default_context(cafile=str(settings.smtp_ca)) if settings.smtp_ca else None
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("its certificates cannot be used", where="smtp_ca", fix="name a PEM file of certificates") from error
+    secret = settings.mail_secret()
+    return notify.MailServer(host, target.port or 25, settings.smtp_from, tls, settings.smtp_username, secret, context)
+
+
     match ehr.auth:
         case "basic":
             return adapters.Basic(ehr.username, ehr.secret())

@@ -49,6 +49,10 @@ class ConfigError(GatewayError):
         self.fix = fix
 
 
+class NotSent(GatewayError):
+    """The message was not sent."""
+
+
 class FhirError(GatewayError):
     """The request could not be answered."""
 

@@ -278,6 +278,19 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
         )
     if settings.key and settings.key_file:
         raise ConfigError("the key is given twice", where=sources.get("key", "key"), fix="leave out key_file or GATEWAY_KEY")
+    _check_notify(settings, sources)
+
+
+def _check_notify(settings: Settings, sources: Mapping[str, str]) -> None:
+    where = sources.get("notify", "notify")
+    for name, needed_by in (("notify_file", "file"), ("smtp", "smtp"), ("smtp_from", "smtp")):
+        if settings.notify == needed_by and not getattr(settings, name):
+            raise ConfigError(f"notify = {needed_by} has no {name}", where=where, fix=f"set {name}")
+    for name in ("notify_file", "smtp", "smtp_from", "smtp_username", "smtp_password", "smtp_password_file", "smtp_ca"):
+        kind = "file" if name == "notify_file" else "smtp"
+        if getattr(settings, name) and settings.notify != kind:
+            raise ConfigError(f"{name} has no effect", where=sources.get(name, name), fix=f'set notify = "{kind}" as well, or leave {name} out')
+    settings.mail_secret()
 
 
 def _unknown(one: _Found, cls: type) -> ConfigError:

@@ -106,6 +106,18 @@ class Settings:
     )
     practitioner_access: str = _setting("listed", "Whom a practitioner's token reaches.", parse.one_of("launched", "listed", "all"))
     coherence: float = _setting(1.0, "Seconds after which every process has seen an invalidation.", parse.number(0.1, 30, " seconds"))
+    notify: str = _setting(
+        "none",
+        "How codes reach people: none, smtp, a file (of JSON lines), or the console (for a demo). With none, addresses are not asked for.",
+        parse.one_of("none", "smtp", "file", "console"),
+    )
+    notify_file: Path | None = _setting(None, "For notify = file: the file to which each message is added.", parse.path)
+    smtp: str = _setting("", "For notify = smtp: smtp://HOST:PORT (with STARTTLS) or smtps://HOST:PORT.", parse.mail_server)
+    smtp_from: str = _setting("", "For notify = smtp: the address that messages come from.", parse.mail_address)
+    smtp_username: str = _setting("", "For notify = smtp: who signs in there. Without it, nobody does.", parse.text)
+    smtp_password: str = _setting("", "For notify = smtp, by variable only.", parse.text, secret=True, env_only=True)
+    smtp_password_file: Path | None = _setting(None, "For notify = smtp: a file that holds the password.", parse.file)
+    smtp_ca: Path | None = _setting(None, "For notify = smtp: certificates to trust (PEM) instead of the system's.", parse.file)
     push_wait: float = _setting(10.0, "Seconds that a push waits for its result before it gets a 202.", parse.number(0, 60, " seconds"))
     # Times when the EHR is away count for none, so even one attempt loses nothing; a hundred are hours, and what waits behind it gets no further.
     push_attempts: int = _setting(12, "Attempts to deliver a push after which it is dead: an operator decides.", parse.count(1, 100))
@@ -142,6 +154,13 @@ class Settings:
     def https(self) -> bool:
         """Whether callers come by https: cookies depend on it."""
         return self.public_url.startswith("https://")
+
+    def mail_secret(self) -> str:
+        """The mail server's password, read now; "" where nobody signs in."""
+        found = self.smtp_password or (self.smtp_password_file.read_text().strip() if self.smtp_password_file else "")
+        if self.smtp_username and not found:
+            raise ConfigError("smtp_username has no password", where="smtp_username", fix="set smtp_password_file or GATEWAY_SMTP_PASSWORD")
+        return found
 
     def ehr(self, name: str) -> EhrSettings:
         """The EHR of this name. Raises ConfigError."""

@@ -105,6 +105,24 @@ async def end_web_sessions_of(connection: AsyncConnection, account_id: str) -> N
     await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
 
 
+async def web_sessions_of(connection: AsyncConnection, account_id: str) -> tuple[WebSession, ...]:
+    """All of one person, the latest used first."""
+    rows = await connection.execute(
+        select(t.web_session).where(t.web_session.c.account_id == account_id).order_by(t.web_session.c.seen_at.desc(), t.web_session.c.hash)
+    )
+    return tuple(found for row in rows if (found := as_value(WebSession, row)) is not None)
+
+
+async def end_other_web_sessions(connection: AsyncConnection, account_id: str, *, keep: str) -> None:
+    """Sign out everywhere else."""
+    await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id, t.web_session.c.hash != keep))
+
+
+async def rename_web_session(connection: AsyncConnection, hash_: str, new: str) -> None:
+    """The session goes on with another cookie."""
+    await connection.execute(update(t.web_session).where(t.web_session.c.hash == hash_).values(hash=new))
+
+
 # Attempts to sign in ---------------------------------------------------------------------------------------------------
 
 

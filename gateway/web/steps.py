@@ -33,6 +33,16 @@ class Destination:
             return cls(ehr, handle)
         return cls(next=local_path(sent.get("next", HOME)))
 
+    @property
+    def query(self) -> str:
+        """As `of` reads it."""
+        return urlencode({"ehr": self.ehr, "transaction": self.handle} if self.handle else {"next": self.next})
+
+    @property
+    def path(self) -> str:
+        """Where somebody who has signed in goes on."""
+        return step_path(self.ehr, "consent", self.handle) if self.handle else self.next
+
 
 async def step_at(edge: WebEdge, request: Request, ehr: str, handle: str) -> At:
     """Which step, of which browser, by whom."""

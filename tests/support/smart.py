@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -29,19 +30,23 @@ from gateway.smart.server.accounts import Accounts, Attempts, Passwords
 from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.authorizer import Authorizations
 from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.factors import Factors
 from gateway.smart.server.grants import Grants
 from gateway.smart.server.inspection import Inspector
 from gateway.smart.server.jwks import ClientKeys, FetchedKeys
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
+from gateway.smart.server.passkeys import Passkeys
 from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Lifetimes
+from gateway.smart.server.verification import Notifier, Verification
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_tables
 from gateway.store.base import Database, metadata, now
 from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, SigningKey, digest, new_id, new_secret
-from gateway.web import apps, authorize, signin
+from gateway.web import apps, authorize, forgotten, security, signin
+from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
 from gateway.web.people import People, exception_handlers
@@ -95,6 +100,22 @@ class Keysets:
 
 
 @dataclass
+class Mailbox:
+    """What was sent to people: to, subject, text."""
+
+    messages: list[tuple[str, str, str]] = field(default_factory=list)
+    kinds: tuple[str, ...] = ("email", "phone")
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        self.messages.append((to, subject, text))
+
+    @property
+    def code(self) -> str:
+        """The code of the last message."""
+        return re.findall(r"\d{8}", self.messages[-1][2])[0]
+
+
+@dataclass
 class Smart:
     """The whole authorization server over one database, as the application builds it."""
 
@@ -104,6 +125,7 @@ class Smart:
     records: list[AuditRecord] = field(default_factory=list)
     attempts: Attempts = field(default_factory=Attempts)
     public_url: str = PUBLIC_URL
+    mailbox: Mailbox = field(default_factory=Mailbox)
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
@@ -114,6 +136,11 @@ class Smart:
         self.authorizations = Authorizations(self.database, public_url=self.public_url, types=TYPES, lifetimes=lifetimes, **common)
         self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
         self.sessions = Sessions(self.database, **common)
+        limited = common | {"attempts": self.attempts}
+        self.factors = Factors(self.database, SEALER, **limited)
+        self.passkeys = Passkeys(self.database, public_url=self.public_url, service="Test", **limited)
+        notifier: Notifier = self.mailbox
+        self.verification = Verification(self.database, PASSWORDS, SEALER, notifier, service="Test", **limited)
         self.launches = Launches(self.database, public_url=self.public_url, **common)
         self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
         self.grants = Grants(self.database, **common)
@@ -135,7 +162,10 @@ class Smart:
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
         web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
-        app.include_router(signin.router(web_edge, self.sessions, self.accounts, self.authorizations))
+        doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification)
+        app.include_router(signin.router(web_edge, doors, self.authorizations))
+        app.include_router(forgotten.router(web_edge, self.verification))
+        app.include_router(security.router(web_edge, doors))
         app.include_router(authorize.router(web_edge, self.authorizations))
         app.include_router(apps.router(web_edge, self.grants))
         return app

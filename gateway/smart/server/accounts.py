@@ -6,30 +6,28 @@ A wrong name and a wrong password cost the same time and give the same words. Wh
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import ipaddress
 import re
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError, Unavailable
+from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
+from gateway.smart.server.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
-from gateway.store import people
+from gateway.store import people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, new_id
 
 _LONGEST_NAME = 255
 _LONGEST_PASSWORD = 1024
-_SHORTEST_PASSWORD = 8  # NIST SP 800-63B section 3.1.1
+SHORTEST_PASSWORD = 8  # NIST SP 800-63B section 3.1.1
 _WAITING = 64  # sign-ins that may wait for the executor; more get a 503 at once
 _FHIR_USER = re.compile(r"(Patient|RelatedPerson|Practitioner|PractitionerRole)/[A-Za-z0-9.-]{1,64}", re.ASCII)
 
@@ -87,19 +85,11 @@ def _spelled(password: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
-    """How many failures are too many, within how many seconds."""
-
-    of_name: int = 10
-    of_address: int = 100  # a clinic may sit behind one address
-    window: int = 900
-
-
-@dataclass(frozen=True, slots=True)
 class SignedIn:
-    """The right password."""
+    """The right password. `second`: the session begins only after her second factor."""
 
     account: Account
+    second: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,22 +116,24 @@ class Accounts:
     async def sign_in(self, username: str, password: str, caller: Caller) -> SignedIn | Wrong | Locked:
         """Judge one attempt. It counts before the password is looked at, so that many at once count too; a success takes it back."""
         moment, name = self._clock(), normalised(username)
-        keys = _keys(name, caller.address)
+        limits = limits_of_sign_in(self._attempts, name, caller.address)
         async with self._database.write() as connection:
-            locked = await self._count(connection, keys, moment)
+            locked = await count(connection, limits, moment)
             account = await people.account_named(connection, name) if name and not locked else None
         if account and account.disabled_at is not None:
             account = None
         right = not locked and await self._passwords.verify(account.password_hash if account else None, password)
         async with self._database.write() as connection:
+            factor = await people_factors.totp(connection, account.id) if right and account else None
+            second = factor is not None and factor.confirmed_at is not None
             if right:
-                await _forgive(connection, keys)
+                await forgive(connection, limits)
             status, reason = (303, "") if right else (429, "sign-in-locked") if locked else (403, "sign-in-wrong")
             event = Event(account.ehr if account else "", caller, moment, account=account)
-            await self._record_in(connection, event.record("login", status, reason=reason))
+            await self._record_in(connection, event.record("login-password" if second else "login", status, reason=reason))
         if locked:
             return Locked(locked)
-        return SignedIn(account) if right and account else Wrong()
+        return SignedIn(account, second) if right and account else Wrong()
 
     async def add(
         self,
@@ -174,13 +166,25 @@ class Accounts:
             return tuple([(one, await people.listed(connection, one.id)) for one in await people.accounts(connection)])
 
     async def set_password(self, account: Account, password: str) -> None:
-        """A new password ends all sessions."""
-        _check(account.username, password, account.fhir_user)
+        """A new password, by the operator, ends all sessions."""
+        check_password(password)
         encoded = await self._passwords.hash(password)
         async with self._database.write() as connection:
             await people.set_password(connection, account.id, encoded)
             await people.end_web_sessions_of(connection, account.id)
+            await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, Caller(), self._clock(), account=account).record("password-set", 200))
+
+    async def change_password(self, visitor: Visitor, password: str, caller: Caller) -> str:
+        """A new password, by the person, ends all other sessions; hers goes on under the secret that is returned. Raises ConfigError."""
+        check_password(password)
+        account, encoded = visitor.account, await self._passwords.hash(password)
+        async with self._database.write() as connection:
+            await people.set_password(connection, account.id, encoded)
+            await people_factors.end_pending_of(connection, account.id)
+            event = Event(account.ehr, caller, self._clock(), account=account)
+            await self._record_in(connection, event.record("password-set", 303))
+            return await renew_in(connection, visitor)
 
     async def disable(self, account: Account) -> None:
         """From the next request on, nothing is done in this person's name."""
@@ -188,55 +192,21 @@ class Accounts:
         async with self._database.write() as connection:
             await people.disable_account(connection, account.id, moment)
             await people.end_web_sessions_of(connection, account.id)
+            await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("account-disable", 200))
-
-    async def _count(self, connection: AsyncConnection, keys: _Keys, moment: datetime) -> int:
-        """Seconds to wait, or 0."""
-        window = timedelta(seconds=self._attempts.window)
-        wait = 0
-        for key, most in ((keys.name, self._attempts.of_name), (keys.address, self._attempts.of_address)):
-            if key:
-                count, since = await people.count_attempt(connection, key, moment, moment - window)
-                wait = max(wait, int((since + window - moment).total_seconds()) + 1) if count > most else wait
-        return wait
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    name: str
-    address: str  # "" when it is not known
-
-
-def _keys(name: str, address: str) -> _Keys:
-    return _Keys(_hashed(f"name:{name}"), _hashed(f"address:{_network(address)}") if address else "")
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _network(address: str) -> str:
-    """The address, or for IPv6 the /64 that one subscriber has."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network(f"{found}/64", strict=False)) if isinstance(found, ipaddress.IPv6Address) else str(found)
-
-
-async def _forgive(connection: AsyncConnection, keys: _Keys) -> None:
-    """A success clears the name. The address only gets this one back: an attacker with one account of his own gains nothing."""
-    await people.forget_attempts(connection, keys.name)
-    if keys.address:
-        await people.uncount_attempt(connection, keys.address)
 
 
 def _check(name: str, password: str, fhir_user: str) -> None:
     if not name or len(name) > _LONGEST_NAME:
         raise ConfigError("A user name has 1 to 255 printable characters.", where="NAME", fix="choose another name")
-    if not _SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
-        raise ConfigError("A password has 8 to 1024 characters.", where="--password-stdin", fix="choose another password")
+    check_password(password)
     if not _FHIR_USER.fullmatch(fhir_user):
         raise ConfigError(
             "A FHIR user is Patient/ID, RelatedPerson/ID, Practitioner/ID or PractitionerRole/ID.", where="--fhir-user", fix="for example: Patient/p1"
         )
+
+
+def check_password(password: str) -> None:
+    """Raises ConfigError for one that is too short or too long: the only rules (NIST SP 800-63B section 3.1.1.2)."""
+    if not SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
+        raise ConfigError("A password has 8 to 1024 characters.", where="--password-stdin", fix="choose another password")

@@ -1,9 +1,14 @@
-"""Signed-in browsers. The cookie holds 256 random bits; the store holds their hash. A new one is made at every sign-in (ATK-O19)."""
+"""Signed-in browsers. The cookie holds 256 random bits; the store holds their hash.
+
+A new one is made at every sign-in, and whenever what signs a person in was changed (ATK-O19).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
 from gateway.store import people
@@ -19,6 +24,7 @@ class SessionLives:
 
     idle: int = 15 * 60
     absolute: int = 12 * 3600
+    fresh: int = 5 * 60  # how recent a sign-in has to be for what changes how she signs in
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +58,20 @@ class Sessions:
         self._database, self._record_in = database, record_in
         self._lives, self._clock = lives or SessionLives(), clock
 
-    async def begin(self, account: Account, *, replaces: str = "") -> str:
-        """The secret of a new session. `replaces` is the one that the browser had until now."""
+    async def begin(self, account: Account, *, replaces: str = "", method: str = "password") -> str:
+        """The secret of a new session. `replaces` is the one that the browser had until now; the same person goes on with the same record."""
         secret, moment = new_secret(), self._clock()
         async with self._database.write() as connection:
+            before = await people.web_session(connection, digest(replaces)) if replaces else None
+            patient = before.patient if before and before.account_id == account.id else ""
             if replaces:
                 await people.end_web_session(connection, digest(replaces))
-            await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment))
+            await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment, patient, method))
         return secret
+
+    def is_fresh(self, visitor: Visitor) -> bool:
+        """Whether she signed in just now: what changes how she signs in needs that."""
+        return self._clock() - visitor.session.created_at < timedelta(seconds=self._lives.fresh)
 
     async def current(self, secret: str) -> Visitor | None:
         """The visitor with this cookie, while the session is alive and the account may be used."""
@@ -84,6 +96,20 @@ class Sessions:
         async with self._database.write() as connection:
             return await people.pick_session_patient(connection, visitor.session.hash, patient)
 
+    async def all_of(self, account: Account) -> tuple[WebSession, ...]:
+        """Where this person is signed in, the latest first."""
+        moment = self._clock()
+        async with self._database.read() as connection:
+            found = await people.web_sessions_of(connection, account.id)
+        return tuple(one for one in found if self._alive(one, moment))
+
+    async def end_all(self, visitor: Visitor, caller: Caller) -> None:
+        """Sign out everywhere, here too."""
+        account = visitor.account
+        async with self._database.write() as connection:
+            await people.end_web_sessions_of(connection, account.id)
+            await self._record_in(connection, Event(account.ehr, caller, self._clock(), account=account).record("logout", 303, detail="everywhere"))
+
     async def end(self, secret: str, caller: Caller) -> None:
         """Sign out."""
         async with self._database.write() as connection:
@@ -98,3 +124,11 @@ class Sessions:
     def _alive(self, session: WebSession, moment: datetime) -> bool:
         idle, absolute = timedelta(seconds=self._lives.idle), timedelta(seconds=self._lives.absolute)
         return moment - session.seen_at < idle and moment - session.created_at < absolute
+
+
+async def renew_in(connection: AsyncConnection, visitor: Visitor) -> str:
+    """The new secret of this session, in the caller's transaction; all other sessions of the person end."""
+    secret = new_secret()
+    await people.end_other_web_sessions(connection, visitor.account.id, keep=visitor.session.hash)
+    await people.rename_web_session(connection, visitor.session.hash, digest(secret))
+    return secret

@@ -1,0 +1,89 @@
+"""How often one may try: to sign in, to give a second factor, to have a code sent. Names and addresses are known only as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.store import people
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """How many failures are too many, within how many seconds. Codes have a window of their own: who tries them had the password already."""
+
+    of_name: int = 10
+    of_address: int = 100  # a clinic may sit behind one address
+    window: int = 900
+    of_factor: int = 10
+    factor_window: int = 3600
+    sends: int = 3  # codes that are sent to one person, or asked for in one name
+    sends_of_address: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `most` within `window` seconds, counted under `key`."""
+
+    key: str
+    most: int
+    window: int
+
+
+def limits_of_sign_in(attempts: Attempts, name: str, address: str) -> tuple[Limit, ...]:
+    """Of one name (there or not), and of the address it comes from."""
+    return (Limit(_hashed(f"name:{name}"), attempts.of_name, attempts.window), *_of_address(address, attempts.of_address, attempts.window))
+
+
+def limits_of_factor(attempts: Attempts, account_id: str, address: str) -> tuple[Limit, ...]:
+    """Of the second factor of one account. The address counts together with its sign-ins."""
+    own = Limit(_hashed(f"factor:{account_id}"), attempts.of_factor, attempts.factor_window)
+    return (own, *_of_address(address, attempts.of_address, attempts.window))
+
+
+def limits_of_sending(attempts: Attempts, whom: str, address: str) -> tuple[Limit, ...]:
+    """Of codes sent to one person."""
+    return (
+        Limit(_hashed(f"send:{whom}"), attempts.sends, attempts.window),
+        *_of_address(address, attempts.sends_of_address, attempts.window, "send-"),
+    )
+
+
+def _of_address(address: str, most: int, window: int, kind: str = "") -> Iterable[Limit]:
+    """None when it is not known."""
+    return (Limit(_hashed(f"{kind}address:{_network(address)}"), most, window),) if address else ()
+
+
+async def count(connection: AsyncConnection, limits: Iterable[Limit], moment: datetime) -> int:
+    """Count one more attempt, before it is judged, so that many at once count too. Seconds to wait, or 0."""
+    wait = 0
+    for limit in limits:
+        window = timedelta(seconds=limit.window)
+        counted, since = await people.count_attempt(connection, limit.key, moment, moment - window)
+        wait = max(wait, int((since + window - moment).total_seconds()) + 1) if counted > limit.most else wait
+    return wait
+
+
+async def forgive(connection: AsyncConnection, limits: tuple[Limit, ...]) -> None:
+    """A success clears the name. The address only gets this one back: an attacker with one account of his own gains nothing."""
+    await people.forget_attempts(connection, limits[0].key)
+    for limit in limits[1:]:
+        await people.uncount_attempt(connection, limit.key)
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _network(address: str) -> str:
+    """The address, or for IPv6 the /64 that one subscriber has."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network(f"{found}/64", strict=False)) if isinstance(found, ipaddress.IPv6Address) else str(found)

@@ -1,0 +1,22 @@
+"""The ways to sign in, as the pages of sign-in and of "Sign-in and security" are given them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.smart.server.accounts import Accounts
+from gateway.smart.server.factors import Factors
+from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.sessions import Sessions
+from gateway.smart.server.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Password, second factor, passkey, a code to a verified address; and the sessions that they begin."""
+
+    accounts: Accounts
+    sessions: Sessions
+    factors: Factors
+    passkeys: Passkeys
+    verification: Verification
