@@ -58,15 +58,16 @@ from gateway.smart.server.driver import TokenDriver
 from gateway.smart.server.factors import Factors
 from gateway.smart.server.grants import Grants
 from gateway.smart.server.inspection import Inspector
+from gateway.smart.server.invites import Invites
 from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
-from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Endpoints
-from gateway.store import schema
 from gateway.smart.server.verification import NoNotifier, Notifier, Verification
+from gateway.store import schema
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database
 from gateway.store.events import EventLog
@@ -152,12 +153,12 @@ def accounts(found: State) -> Accounts:
     return Accounts(found.database, Passwords(), record_in=found.audit.record_in)
 
 
-def launches(found: State) -> Launches:
 def factors(found: State) -> Factors:
     """Their second factors, for the operator."""
     return Factors(found.database, found.seals, record_in=found.audit.record_in)
 
 
+def launches(found: State) -> Launches:
     """EHR launches."""
     return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
 
@@ -253,7 +254,6 @@ def gateway(settings: Settings) -> Gateway:
     people_accounts = Accounts(database, passwords, record_in=audit.record_in)
     sessions = Sessions(database, record_in=audit.record_in)
     pages = Pages(settings.public_url)
-    people = People(sessions, public_url=settings.public_url)
     doors = Doors(
         people_accounts,
         sessions,
@@ -261,6 +261,7 @@ def gateway(settings: Settings) -> Gateway:
         Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
         Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
     )
+    people = People(sessions, public_url=settings.public_url)
     grants = Grants(database, record_in=audit.record_in)
 
     def address(request: Request) -> str:
@@ -320,7 +321,6 @@ def _connected(ehr: EhrSettings) -> AnEhr:
     )
 
 
-def _auth(ehr: EhrSettings) -> adapters.Auth:
 def _notifier(settings: Settings) -> Notifier:
     """What reaches people."""
     match settings.notify:
@@ -346,6 +346,7 @@ def _mail_server(settings: Settings) -> notify.MailServer:
     return notify.MailServer(host, target.port or 25, settings.smtp_from, tls, settings.smtp_username, secret, context)
 
 
+def _auth(ehr: EhrSettings) -> adapters.Auth:
     match ehr.auth:
         case "basic":
             return adapters.Basic(ehr.username, ehr.secret())
