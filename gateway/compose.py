@@ -63,6 +63,7 @@ from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Endpoints
@@ -247,7 +248,15 @@ def gateway(settings: Settings) -> Gateway:
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
     driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in)
     inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in)
-    authorizations = Authorizations(database, public_url=settings.public_url, types=types, record_in=audit.record_in)
+    authorizations = Authorizations(
+        database,
+        public_url=settings.public_url,
+        types=types,
+        keys=keys,
+        must_push=settings.require_pushed_requests,
+        record_in=audit.record_in,
+    )
+    pushed = PushedRequests(database, driver, authorizations, record_in=audit.record_in)
 
     # People and their pages
     passwords = Passwords()
@@ -271,7 +280,7 @@ def gateway(settings: Settings) -> Gateway:
     web_edge = WebEdge(pages, people, names, address)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
-        oauth.router(driver, inspector, keys, oauth_edge),
+        oauth.router(driver, inspector, pushed, keys, oauth_edge),
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
         security.router(web_edge, doors),
@@ -427,9 +436,10 @@ def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:
 
 
 def _documents(settings: Settings, ehr: str, types: tuple[str, ...]) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
+    url, must = settings.public_url, settings.require_pushed_requests
     return {
-        "smart-configuration": lambda: smart_configuration(public_url=settings.public_url, ehr=ehr, types=types),
-        "openid-configuration": lambda: openid_configuration(public_url=settings.public_url, ehr=ehr, types=types),
+        "smart-configuration": lambda: smart_configuration(public_url=url, ehr=ehr, types=types, must_push=must),
+        "openid-configuration": lambda: openid_configuration(public_url=url, ehr=ehr, types=types, must_push=must),
     }
 
 

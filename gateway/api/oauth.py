@@ -1,4 +1,4 @@
-"""The machine endpoints of the authorization server: token, introspection, revocation, keys, style.
+"""The machine endpoints of the authorization server: token, pushed requests, introspection, revocation, keys, style.
 
 Forms in, JSON out. Every answer, the refusals of the framework's kind included (method, media type, size), is JSON of RFC 6749 section 5.2.
 Each request that asks for something is on record before it is answered: with what it changed, or else here (`_on_record`), whatever became of it.
@@ -57,6 +57,14 @@ class Inspects(Protocol):
         ...
 
 
+class Pushes(Protocol):
+    """smart.server.pushed.PushedRequests."""
+
+    async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """RFC 9126."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class OAuthEdge:
     """What the routes need besides the server itself.
@@ -70,12 +78,15 @@ class OAuthEdge:
     trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
 
 
-def router(tokens: Tokens, inspector: Inspects, keys: KeySource, edge: OAuthEdge) -> APIRouter:
-    """Routes /auth/{ehr}/{token,introspect,revoke,jwks} and /auth/smart-style.json."""
+def router(tokens: Tokens, inspector: Inspects, pushed: Pushes, keys: KeySource, edge: OAuthEdge) -> APIRouter:
+    """Routes /auth/{ehr}/{token,par,introspect,revoke,jwks} and /auth/smart-style.json."""
     routes = APIRouter(include_in_schema=False)
 
     async def token(request: Request, ehr: str) -> Response:
         return await _form_endpoint(request, ehr, "token", tokens.token, edge)
+
+    async def par(request: Request, ehr: str) -> Response:
+        return await _form_endpoint(request, ehr, "par", pushed.push, edge)
 
     async def introspect(request: Request, ehr: str) -> Response:
         return await _form_endpoint(request, ehr, "introspect", inspector.introspect, edge)
@@ -89,7 +100,7 @@ def router(tokens: Tokens, inspector: Inspects, keys: KeySource, edge: OAuthEdge
     async def style(request: Request) -> Response:
         return _document(request, STYLE)
 
-    for name, endpoint in (("token", token), ("introspect", introspect), ("revoke", revoke), ("jwks", jwks)):
+    for name, endpoint in (("token", token), ("par", par), ("introspect", introspect), ("revoke", revoke), ("jwks", jwks)):
         routes.add_api_route(f"/auth/{{ehr}}/{name}", endpoint, methods=_EVERY, response_model=None)
     routes.add_api_route("/auth/smart-style.json", style, methods=_EVERY, response_model=None)
     return routes

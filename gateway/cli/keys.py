@@ -44,9 +44,7 @@ def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, .
 
 
 @keys.command(epilog=EXAMPLE)
-@click.option(
-    "--at-once", is_flag=True, help="A key was stolen: the new one signs now, and no other counts any more."
-)
+@click.option("--at-once", is_flag=True, help="A key was stolen: the new one signs now, and no other counts any more.")
 @options.common
 @options.as_json
 def rotate(at_once: bool, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name

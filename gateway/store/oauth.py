@@ -25,6 +25,7 @@ from gateway.store.oauth_rows import (
     Grant,
     Launch,
     ListedPatient,
+    PushedRequest,
     RefreshToken,
     SigningKey,
     Transaction,
@@ -127,6 +128,21 @@ async def finish_transaction(connection: AsyncConnection, hash_: str, at: dateti
     )
 
 
+async def add_pushed(connection: AsyncConnection, value: PushedRequest) -> None:
+    """A request that an app pushed ahead of the browser."""
+    await connection.execute(insert(t.pushed_request).values(**as_row(value)))
+
+
+async def pushed(connection: AsyncConnection, hash_: str) -> PushedRequest | None:
+    """By the hash of its handle."""
+    return await one_row(connection, PushedRequest, t.pushed_request, hash_)
+
+
+async def consume_pushed(connection: AsyncConnection, hash_: str, at: datetime) -> bool:
+    """Use it. True once, and only in time."""
+    return await changed(connection, delete(t.pushed_request).where(t.pushed_request.c.hash == hash_, t.pushed_request.c.expires_at > at))
+
+
 async def add_launch(connection: AsyncConnection, value: Launch) -> None:
     """A launch handle that the EHR hands to an app."""
     await connection.execute(insert(t.launch).values(**as_row(value)))
@@ -201,7 +217,8 @@ async def revoke_grant(connection: AsyncConnection, grant_id: str, at: datetime,
 
 
 async def revoke_grants_of_client(connection: AsyncConnection, client_id: str, at: datetime, reason: str) -> int:
-    """End every family of a client. How many were in force."""
+    """End every family of a client, and what people chose once and for all for it. How many families were in force."""
+    await connection.execute(delete(t.remembered_consent).where(t.remembered_consent.c.client_id == client_id))
     in_force = update(t.grant).where(t.grant.c.client_id == client_id, t.grant.c.revoked_at.is_(None))
     return (await connection.execute(in_force.values(revoked_at=at, revoked_reason=reason))).rowcount
 
@@ -339,7 +356,7 @@ def _bearer(rows: Values) -> Bearer | None:
 
 async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:
     """Forget what can have no effect any more. `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen."""
-    for table in (t.transaction, t.access_token, t.assertion_jti):
+    for table in (t.transaction, t.access_token, t.assertion_jti, t.pushed_request, t.remembered_consent):
         await connection.execute(delete(table).where(table.c.expires_at < now))
     for table in (t.code, t.launch, t.refresh_token):
         await connection.execute(delete(table).where(table.c.expires_at < kept_until))

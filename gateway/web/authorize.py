@@ -7,6 +7,7 @@ that of the browser (ATK-O17).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.smart.server.authorize import Page
 from gateway.smart.server.authorizer import Ask, At, Authorizations, Begun, Pick
 from gateway.smart.server.consent import Switch
+from gateway.smart.server.memory import NO, Choice
 from gateway.smart.server.requests import given, parse_form
 from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Lifetimes, Pairs
@@ -22,7 +24,7 @@ from gateway.web.edge import WebEdge, see
 from gateway.web.people import ForgedForm, check, csrf_of
 from gateway.web.sent import Sent, sent_form, sent_pairs
 from gateway.web.steps import Destination, ended, go, step_at, step_path
-from gateway.web.words import condition_words, scope_words
+from gateway.web.words import condition_words, day_words, scope_words
 
 _LIFETIMES = Lifetimes()
 
@@ -53,8 +55,9 @@ class _Authorize:
             return self._edge.refused(Page("request-malformed"))
         browser = people.browser_secret(request) or new_secret()
         ehr = request.path_params["ehr"]
-        signed_in = await people.current(request) is not None
-        begun = await self._authorizations.begin(ehr, pairs, browser=browser, signed_in=signed_in)
+        person = await people.current(request)
+        visitor, caller = person.visitor if person else None, self._edge.caller(request)
+        begun = await self._authorizations.begin(ehr, pairs, browser=browser, visitor=visitor, caller=caller)
         if not isinstance(begun, Begun):
             return ended(self._edge, begun)
         response = see(step_path(ehr, "consent", begun.handle))
@@ -84,8 +87,8 @@ class _Authorize:
     async def consent(self, request: Request) -> Response:
         """The decision."""
         at, asked, form = await self._at_form(request)
-        ticked = frozenset(form.all("scope")) if form.one.get("decision") == "allow" else None
-        return go(self._edge, await self._authorizations.answer(at, ticked), asked)
+        allowed = Choice(frozenset(form.all("scope")), remember=form.one.get("remember") == "yes")
+        return go(self._edge, await self._authorizations.answer(at, allowed if form.one.get("decision") == "allow" else NO), asked)
 
     async def cancel(self, request: Request) -> Response:
         """Back to the app without signing in."""
@@ -136,6 +139,9 @@ class _Authorize:
             identity=[one for one in shown if not one.clinical],
             minutes=lifetimes.access // 60,
             days=lifetimes.refresh // 86400,
+            until=day_words(step.at + timedelta(seconds=lifetimes.refresh)),
+            may_remember=step.may_remember,
+            remembered_until=day_words(step.at + timedelta(seconds=lifetimes.consent)),
         )
 
 

@@ -26,6 +26,10 @@ _REASONS = {
         "This app is not known here",
         "The app gave an address that is not registered here. Nothing was shared.",
     ),
+    "request-uri-unknown": (
+        "Start again from the app",
+        "The request that the app announced was used already, is too old, or is another app's. Nothing was shared.",
+    ),
     "transaction-unknown": ("Start again from the app", "This page belongs to another browser, or its address is not complete. Nothing was shared."),
     "transaction-over": ("This request is over", "It was answered already, or it is too old. Nothing more was shared. Start again from the app."),
     "patient-not-listed": ("That record is not yours to share", "You may not open the record that was chosen. Nothing was shared."),

@@ -185,7 +185,7 @@ class _SignIn:
             problem=problem,
             wait=wait,
             notice=step.reason if step else notice,
-            username=username[:255],
+            username=(username or (step.hint if step else ""))[:255],
             forgotten=bool(self._doors.verification.kinds),
             passkeys=self._doors.passkeys.offered,
         )

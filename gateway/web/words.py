@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from gateway.smart.scopes import Scope, parse_scope
 
@@ -59,6 +60,11 @@ TYPES: Mapping[str, str] = {
     "Task": "requests and their progress",
 }
 _WHOSE = {"patient": "", "user": ", of everyone whose record you may open"}
+
+
+def day_words(at: datetime) -> str:
+    """A day as people write it: 5 March 2027."""
+    return f"{at.day} {at:%B %Y}"
 
 
 def scope_words(text: str) -> str:

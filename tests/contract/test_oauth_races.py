@@ -12,10 +12,12 @@ import pytest
 
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorize import Back, Page
-from gateway.smart.server.authorizer import At, SignIn
+from gateway.smart.server.authorizer import Ask, At, Begun, SignIn
 from gateway.smart.server.clients import Clients
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Wanted
+from gateway.smart.server.memory import Choice
+from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables
@@ -96,11 +98,39 @@ async def test_a_consent_is_answered_once(server):
     """ATK-O17: one transaction, one code."""
     at = await _at_consent(server, smart.asking(scope=SCOPE))
     ticked = frozenset(SCOPE.split())
-    found = await asyncio.gather(*(server.authorizations.answer(at, ticked) for _ in range(PARALLEL)))
+    found = await asyncio.gather(*(server.authorizations.answer(at, Choice(ticked)) for _ in range(PARALLEL)))
     assert sum(isinstance(one, Back) and not one.error for one in found) == 1
     assert sum(isinstance(one, Page) for one in found) == PARALLEL - 1
     async with server.database.read() as connection:
         assert len((await connection.execute(tables.code.select())).all()) == 1
+
+
+async def test_a_pushed_request_is_used_once(server):
+    """RFC 9126 section 7.3: of many browsers that bring it at once, one goes on."""
+    pushed = await smart.Browser(server.app()).http.post("/auth/hapi/par", data=smart.asking(scope=SCOPE))
+    pairs = (("client_id", "app"), ("request_uri", pushed.json()["request_uri"]))
+    found = await asyncio.gather(*(server.authorizations.begin("hapi", pairs, browser="b" * 43) for _ in range(PARALLEL)))
+    assert sum(isinstance(one, Begun) for one in found) == 1
+    assert {one.reason for one in found if isinstance(one, Page)} == {"request-uri-unknown"}
+
+
+async def test_a_choice_taken_back_counts_no_more(server):
+    """Whoever asks while she takes it back gets a code or the page, and afterwards the page; two who remember at once leave one choice."""
+    request, choice = smart.asking(scope=SCOPE), Choice(frozenset(SCOPE.split()), remember=True)
+    waiting = [await _at_consent(server, request) for _ in range(PARALLEL)]
+    told = await asyncio.gather(*(server.authorizations.answer(at, choice) for at in waiting))
+    assert [one.error for one in told if isinstance(one, Back)] == [""] * PARALLEL
+    account = await server.accounts.named("ann")
+    (kept,) = await server.grants.unasked(account)
+
+    async def ask() -> object:
+        at = await _begun(server, request, waiting[0].visitor)
+        return await server.authorizations.step(at)
+
+    *found, forgotten = await asyncio.gather(*(ask() for _ in range(PARALLEL)), server.grants.forget(account, kept.kept.id, Caller()))
+    assert forgotten
+    assert all(isinstance(one, Ask) or (isinstance(one, Back) and not one.error) for one in found)
+    assert isinstance(await ask(), Ask)
 
 
 async def test_a_launch_is_used_once(server):
@@ -109,7 +139,7 @@ async def test_a_launch_is_used_once(server):
     request = smart.asking(scope="launch patient/Observation.rs", launch=created.launch)
     waiting = [await _at_consent(server, request) for _ in range(PARALLEL)]
     ticked = frozenset({"patient/Observation.rs"})
-    found = await asyncio.gather(*(server.authorizations.answer(at, ticked) for at in waiting))
+    found = await asyncio.gather(*(server.authorizations.answer(at, Choice(ticked)) for at in waiting))
     errors = sorted(one.error for one in found if isinstance(one, Back))
     assert errors == ["", *["invalid_request"] * (PARALLEL - 1)]
 
@@ -124,7 +154,7 @@ async def test_the_last_moment_counts(server, change):
             await people.set_listed(connection, account.id, ())
         else:
             await people.disable_account(connection, account.id, server.clock())
-    found = await server.authorizations.answer(at, frozenset(SCOPE.split()))
+    found = await server.authorizations.answer(at, Choice(frozenset(SCOPE.split())))
     assert isinstance(found, Page)
     assert found.status == 403
 
@@ -134,20 +164,25 @@ async def test_only_the_session_that_read_the_page_answers(server):
     at = await _at_consent(server, smart.asking(scope=SCOPE))
     account = await server.accounts.named("ann")
     other = await server.sessions.current(await server.sessions.begin(account))
-    found = await server.authorizations.answer(replace(at, visitor=other), frozenset(SCOPE.split()))
+    found = await server.authorizations.answer(replace(at, visitor=other), Choice(frozenset(SCOPE.split())))
     assert isinstance(found, SignIn)
-    assert isinstance(await server.authorizations.answer(at, frozenset(SCOPE.split())), Back)
+    assert isinstance(await server.authorizations.answer(at, Choice(frozenset(SCOPE.split()))), Back)
 
 
 async def _at_consent(server: smart.Smart, request: dict[str, str], username: str = "ann") -> At:
     """Somebody at the consent page."""
     account = await server.accounts.named(username)
     assert account is not None
-    begun = await server.authorizations.begin("hapi", tuple(request.items()), browser="b" * 43, signed_in=False)
-    visitor = await server.sessions.current(await server.sessions.begin(account))
-    at = At("hapi", begun.handle, "b" * 43, visitor)
+    at = await _begun(server, request, await server.sessions.current(await server.sessions.begin(account)))
     await server.authorizations.step(at)
     return at
+
+
+async def _begun(server: smart.Smart, request: dict[str, str], visitor: Visitor | None) -> At:
+    """An app sent a browser."""
+    begun = await server.authorizations.begin("hapi", tuple(request.items()), browser="b" * 43)
+    assert isinstance(begun, Begun)
+    return At("hapi", begun.handle, "b" * 43, visitor)
 
 
 async def test_processes_that_start_at_once_sign_with_one_key(server):

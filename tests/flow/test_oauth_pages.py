@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from urllib.parse import urlencode
 
 import pytest
@@ -16,7 +17,7 @@ from gateway.smart.server.accounts import Accounts, Attempts, Passwords, SignedI
 from gateway.smart.server.consent import CATEGORIES
 from gateway.smart.server.launches import Wanted
 from gateway.smart.server.sessions import SessionLives
-from gateway.smart.server.values import Caller
+from gateway.smart.server.values import Caller, Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import people
 from gateway.store.oauth_rows import digest
@@ -267,7 +268,7 @@ async def test_the_consent_page_says_what_it_is_about(running):
     browser = await running.at_consent("launch/patient patient/Observation.rs patient/Patient.r offline_access openid")
     text = browser.page.text
     boxes = smart.Form(text).boxes
-    assert [value for _, value in boxes if "?" not in value] == [
+    assert [value for name, value in boxes if name == "scope" and "?" not in value] == [
         "patient/Observation.rs",
         "patient/Patient.r",
         "launch/patient",
@@ -276,6 +277,8 @@ async def test_the_consent_page_says_what_it_is_about(running):
     ]
     assert len([value for _, value in boxes if "?" in value]) == 6
     assert "while you are not signed in" in text
+    until = running.server.clock() + timedelta(seconds=Lifetimes().refresh)
+    assert f"until {until.day} {until:%B %Y}" in text
     assert "Ann" in text
     without = await running.at_consent()
     assert "while you are not signed in" not in without.page.text

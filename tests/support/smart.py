@@ -37,6 +37,7 @@ from gateway.smart.server.jwks import ClientKeys, FetchedKeys
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.values import Lifetimes
@@ -126,6 +127,7 @@ class Smart:
     attempts: Attempts = field(default_factory=Attempts)
     public_url: str = PUBLIC_URL
     mailbox: Mailbox = field(default_factory=Mailbox)
+    must_push: bool = False
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
@@ -133,7 +135,9 @@ class Smart:
         self.keys = SigningKeys(self.database, SEALER, **common)
         self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
         self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common)
-        self.authorizations = Authorizations(self.database, public_url=self.public_url, types=TYPES, lifetimes=lifetimes, **common)
+        common_here = common | {"public_url": self.public_url, "must_push": self.must_push}
+        self.authorizations = Authorizations(self.database, types=TYPES, keys=self.keys, lifetimes=lifetimes, **common_here)
+        self.pushed = PushedRequests(self.database, self.tokens, self.authorizations, **common)
         self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
         self.sessions = Sessions(self.database, **common)
         limited = common | {"attempts": self.attempts}
@@ -160,7 +164,7 @@ class Smart:
         """The HTTP edge."""
         app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
-        app.include_router(api_oauth.router(self.tokens, self.inspector, self.keys, edge))
+        app.include_router(api_oauth.router(self.tokens, self.inspector, self.pushed, self.keys, edge))
         web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
         doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification)
         app.include_router(signin.router(web_edge, doors, self.authorizations))

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from gateway.smart.server.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
+from gateway.smart.server.prompts import Prompting
 from gateway.smart.server.values import Endpoints, Lifetimes
 from gateway.store.oauth_rows import Account, Client, Launch
 from tests.support import smart
@@ -177,20 +178,39 @@ def test_request_objects_are_refused(name, value):
     assert members(judged(**{name: value}))["error"] == f"{name}_not_supported"
 
 
-def test_prompt_none_never_shows_a_page():
-    """ATK-O21."""
-    assert members(judged(prompt="none"))["error"] == "login_required"
-    assert members(judged(replace(SNAPSHOT, signed_in=True), prompt="none"))["error"] == "consent_required"
-    assert members(judged(prompt="none login"))["error"] == "invalid_request"
-
-
-def test_prompt_login_and_max_age_ask_for_a_new_sign_in():
-    """OpenID Connect Core 3.1.2.1: measured from when the app sent the browser."""
-    later = replace(SNAPSHOT, now=NOW + timedelta(minutes=3))
-    found, aged = judged(later, prompt="login"), judged(later, max_age="60")
+def met(**changes: str) -> Prompting:
+    """How the person is to be met."""
+    found = judged(replace(SNAPSHOT, now=NOW + timedelta(minutes=3)), **changes)
     assert isinstance(found, Validated)
-    assert isinstance(aged, Validated)
-    assert (found.signed_in_since, aged.signed_in_since) == (NOW, NOW - timedelta(seconds=60))
+    return found.prompting
+
+
+@pytest.mark.parametrize("prompt", ["none login", "none consent", "none none login", "select_account none"])
+def test_prompt_none_stands_alone(prompt):
+    """ATK-O21, OpenID Connect Core 3.1.2.1."""
+    assert members(judged(prompt=prompt))["error"] == "invalid_request"
+
+
+def test_prompt_and_max_age_say_how_the_person_is_met():
+    """OpenID Connect Core 3.1.2.1: an age is measured from when the app sent the browser; what is not known here is ignored."""
+    assert (met(prompt="none").silent, met(prompt="consent").consent, met().silent, met().consent) == (True, True, False, False)
+    assert [met(prompt=one).signed_in_since for one in ("login", "login consent", "select_account")] == [NOW] * 3
+    assert [met(prompt=one).signed_in_since for one in ("consent", "create", "")] == [None] * 3
+    assert (met(max_age="60").signed_in_since, met(max_age="0").signed_in_since) == (NOW - timedelta(seconds=60), NOW)
+    assert met(max_age="60", prompt="login").signed_in_since == NOW
+    for ignored in ("ui_locales", "display", "acr_values", "claims_locales"):
+        assert met(**{ignored: "fr-CA fr"}) == met()
+
+
+@pytest.mark.parametrize("age", ["-1", "1.5", "soon", "٣", "9" * 10])
+def test_an_age_is_a_number(age):
+    """A limit that cannot be read is no limit, so it is refused."""
+    assert members(judged(max_age=age))["error"] == "invalid_request"
+
+
+def test_a_hint_is_a_name():
+    """login_hint: what fits into the field of a user name, or nothing."""
+    assert [met(login_hint=text).login_hint for text in ("ann@example.org", "<b>", "a\nb", "x" * 256)] == ["ann@example.org", "<b>", "", ""]
 
 
 def test_scopes_that_cannot_be_granted_are_ignored():

@@ -19,6 +19,7 @@ from gateway.smart.scopes import CONTEXT_SCOPES, clinical, parse_scope, split
 from gateway.smart.server.authlib_core import AccessDeniedError, AuthorizationCodeGrant, InvalidRequestError, InvalidScopeError, OAuth2Error
 from gateway.smart.server.core import Core, OAuthClient, Request
 from gateway.smart.server.pkce import S256Always
+from gateway.smart.server.prompts import Prompting, prompting
 from gateway.smart.server.requests import given, repeated
 from gateway.smart.server.values import Endpoints, Lifetimes, Pairs
 from gateway.store.oauth_rows import Account, Client, Code, Grant, Launch, digest, new_id, new_secret
@@ -28,7 +29,6 @@ _WORDS = {
     "unsupported_response_type": "Only response_type=code is offered.",
     "unauthorized_client": "This client may not use the authorization code flow.",
 }
-_LONGEST_AGE = 10  # digits of max_age
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,19 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Back:
-    """The browser goes back to the app. `error` is the OAuth error in the address, or ""."""
+    """The browser goes back to the app. `error` and `description` are the OAuth error in the address, or ""."""
 
     url: str
     error: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationSnapshot:
-    """What the decision may look at. `types` are the resource types that a scope may name, `began` is when the app sent the browser here."""
+    """What the decision may look at. `types` are the resource types that a scope may name, `began` is when the app sent the browser here.
+
+    `hinted`: the account of the request's id_token_hint, "" when that is none of ours; None without one.
+    """
 
     now: datetime
     began: datetime
@@ -58,7 +62,7 @@ class AuthorizationSnapshot:
     types: frozenset[str]
     client: Client | None = None
     launch: Launch | None = None
-    signed_in: bool = False
+    hinted: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class Validated:
     code_challenge: str
     nonce: str
     launch: Launch | None
-    signed_in_since: datetime | None  # an older sign-in does not count (OpenID Connect Core 3.1.2.1: prompt=login, max_age)
+    prompting: Prompting
     issuer: str
 
     @property
@@ -82,17 +86,18 @@ class Validated:
 
     def back(self, error: str, description: str) -> Back:
         """An error that the app hears about (RFC 6749 section 4.1.2.1)."""
-        return Back(redirect(self.redirect_uri, {"error": error, "error_description": description}, self.state, self.issuer), error)
+        return Back(redirect(self.redirect_uri, {"error": error, "error_description": description}, self.state, self.issuer), error, description)
 
 
 @dataclass(frozen=True, slots=True)
 class Consented:
-    """What a person decided. `scope` is what she granted; "" is a denial."""
+    """What a person decided. `scope` is what she granted; "" is a denial. `about`: the patient that she was asked about, granted or not."""
 
     account: Account
     scope: str
     patient: str
     auth_time: datetime
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class AuthorizeCore(Core):
             code_challenge=data["code_challenge"],
             nonce=data.get("nonce", ""),
             launch=snapshot.launch if "launch" in data else None,
-            signed_in_since=_signed_in_since(data, snapshot.began),
+            prompting=prompting(data, snapshot.began, snapshot.hinted),
             issuer=snapshot.endpoints.base,
         )
 
@@ -173,8 +178,9 @@ class AuthorizeCore(Core):
         code, uri = str(error.error), error.redirect_uri
         if not uri:
             return Page({"invalid_client": "client-unknown"}.get(code, "redirect-not-registered"))
-        answer = {"error": code, "error_description": _WORDS.get(code) or str(error.description or "")}
-        return Back(redirect(uri, {name: text for name, text in answer.items() if text}, state, self.snapshot.endpoints.base), code)
+        words = _WORDS.get(code) or str(error.description or "")
+        answer = {"error": code} | ({"error_description": words} if words else {})
+        return Back(redirect(uri, answer, state, self.snapshot.endpoints.base), code, words)
 
     def handle_error_response(self, request: Request, error: Any) -> Back | Page:
         """An error at the end of the way."""
@@ -279,7 +285,7 @@ class SmartRequest:
         _check_launch(data, grant.request, self._snapshot)
         if not {"openid"} & set(split(grant.request.scope)) and not clinical(grant.request.scope):
             raise InvalidScopeError("None of the scopes can be granted here.")
-        _check_prompt(data, signed_in=self._snapshot.signed_in)
+        prompting(data, self._snapshot.began, self._snapshot.hinted)
 
 
 def _check_objects(data: dict[str, str]) -> None:
@@ -315,22 +321,3 @@ def _check_launch(data: dict[str, str], request: Any, snapshot: AuthorizationSna
         or launch.expires_at <= snapshot.began  # then it waits for the person as long as the transaction does
     ):
         raise InvalidRequestError("The launch is unknown, was used, or is too old. Start again from the record system.")
-
-
-def _check_prompt(data: dict[str, str], *, signed_in: bool) -> None:
-    """prompt=none never shows a page, and consent is always asked, so it always ends here (ATK-O21; OpenID Connect Core 3.1.2.6)."""
-    prompts = set(data.get("prompt", "").split())
-    if "none" not in prompts:
-        return
-    if len(prompts) > 1:
-        raise InvalidRequestError("prompt=none stands alone.")
-    if not signed_in:
-        raise OAuth2Error("Nobody is signed in.", error="login_required")
-    raise OAuth2Error("The person must be asked.", error="consent_required")
-
-
-def _signed_in_since(data: dict[str, str], began: datetime) -> datetime | None:
-    if "login" in data.get("prompt", "").split():
-        return began
-    age = data.get("max_age", "")
-    return began - timedelta(seconds=int(age)) if age.isascii() and age.isdecimal() and len(age) < _LONGEST_AGE else None

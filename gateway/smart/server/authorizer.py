@@ -7,7 +7,7 @@ transaction, the use of the launch, the grant and its code together, each by com
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -16,14 +16,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.consent import Switch, granted, switches, worth_granting
-from gateway.smart.server.requests import given
+from gateway.smart.server.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
+from gateway.smart.server.prompts import account_of
+from gateway.smart.server.requests import given, repeated
 from gateway.smart.server.sessions import Visitor
-from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, Pairs, RecordIn, may_act_on
+from gateway.smart.server.values import Caller, Clock, Endpoints, Event, KeySource, Lifetimes, Pairs, RecordIn
+from gateway.smart.server.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
+from gateway.store import consents, people
 from gateway.store import oauth as rows
-from gateway.store import people
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import ListedPatient, Transaction, digest, new_secret
+from gateway.store.oauth_rows import Client, ListedPatient, Transaction, digest, new_secret
 
+PUSHED = "urn:ietf:params:oauth:request_uri:"
+"""What a request_uri of ours begins with (RFC 9126 section 2.2)."""
 _LONGEST = 20_000  # characters of a request: every type at every level, and room
 
 
@@ -36,11 +41,15 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Somebody has to sign in. `reason`: "" nobody is; "again" the sign-in is too old; "other-ehr", "other-person": it is the wrong one."""
+    """Somebody has to sign in. `reason`: "" nobody is; "again" the sign-in is too old; "other-ehr", "other-person": it is the wrong one.
+
+    `hint`: the user name that the app thinks is hers; it was compared with none that is there.
+    """
 
     client_name: str
     redirect_uri: str
     reason: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,29 +63,21 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The person is asked. `patient` is in context; None when none is needed."""
+    """The person is asked. `patient` is in context; None when none is needed. `at`: now, for how long what she allows lasts.
+
+    `may_remember`: whether she may have it that way from now on (RFC 8252 section 8.6: not where anything could pose as the app).
+    """
 
     client_name: str
     redirect_uri: str
     patient: ListedPatient | None
     switches: tuple[Switch, ...]
     may_pick: bool  # whether she could choose another patient
+    may_remember: bool
+    at: datetime
 
 
 Step = SignIn | Pick | Ask | Back | Page
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A transaction with all that a decision about it needs."""
-
-    row: Transaction
-    snapshot: AuthorizationSnapshot
-
-    @property
-    def pairs(self) -> Pairs:
-        """The request as the app sent it."""
-        return _pairs(self.row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,23 @@ class At:
     caller: Caller = Caller()  # noqa: RUF009  # a frozen value
 
 
+_DENIED = ("access_denied", "The person did not allow it.")
+_SILENT: Mapping[type, tuple[str, str]] = {
+    SignIn: ("login_required", "The person has to sign in."),
+    Pick: ("interaction_required", "The person has to choose a patient."),
+    Ask: ("consent_required", "The person has to be asked."),
+}
+
+
 class _LostError(Exception):
     """Somebody else was first."""
 
 
 class Authorizations:
-    """The authorization endpoint of every EHR, and the steps behind it. `types`: the resource types that scopes may name."""
+    """The authorization endpoint of every EHR, and the steps behind it. `types`: the resource types that scopes may name.
+
+    `must_push`: whether every app has to push its request (RFC 9126).
+    """
 
     def __init__(
         self,
@@ -104,36 +116,39 @@ class Authorizations:
         public_url: str,
         types: Iterable[str],
         record_in: RecordIn,
+        keys: KeySource,
+        must_push: bool = False,
         lifetimes: Lifetimes | None = None,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._types = database, public_url, frozenset(types)
         self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
+        self._keys, self._must_push = keys, must_push
 
-    async def begin(self, ehr: str, pairs: Pairs, *, browser: str, signed_in: bool) -> Begun | Back | Page:
-        """The app sent a browser. Nothing but the waiting request is stored."""
-        if sum(len(name) + len(value) for name, value in pairs) > _LONGEST:
+    async def begin(
+        self, ehr: str, pairs: Pairs, *, browser: str, visitor: Visitor | None = None, caller: Caller | None = None
+    ) -> Begun | Back | Page:
+        """The app sent a browser. Nothing but the waiting request is stored; with prompt=none it does not wait."""
+        if is_too_long(pairs):
             return Page("request-too-long")
         moment = self._clock()
         async with self._database.read() as connection:
-            snapshot = await self._snapshot(connection, ehr, pairs, moment)
-        judged = validate(pairs, replace(snapshot, signed_in=signed_in))
+            asked = await _asked(connection, ehr, pairs, moment)
+            if isinstance(asked, Page):
+                return asked
+            snapshot = await self.snapshot(connection, ehr, asked.pairs, moment)
+        snapshot = replace(snapshot, hinted=await self._hinted(ehr, given(asked.pairs)))
+        judged = validate(asked.pairs, snapshot)
         if not isinstance(judged, Validated):
             return judged
-        handle = new_secret()
-        row = Transaction(
-            hash=digest(handle),
-            browser_hash=digest(browser),
-            ehr=ehr,
-            client_id=judged.client.id,
-            request={"pairs": [list(pair) for pair in pairs], "began": moment.isoformat()},
-            state="open",
-            expires_at=moment + timedelta(seconds=self._lifetimes.transaction),
-            launch_hash=judged.launch.hash if judged.launch else "",
-        )
+        if not asked.pushed and (self._must_push or _must_push(judged.client)):
+            return judged.back("invalid_request", "The request has to be pushed (RFC 9126).")
+        at = At(ehr, new_secret(), browser, visitor, caller or Caller())
         async with self._database.write() as connection:
-            await rows.add_transaction(connection, row)
-        return Begun(handle)
+            if asked.pushed and not await rows.consume_pushed(connection, asked.pushed, moment):
+                return Page("request-uri-unknown")
+            await rows.add_transaction(connection, self._transaction(at, asked.pairs, judged, snapshot))
+        return await self._silently(at, judged) if judged.prompting.silent else Begun(at.handle)
 
     async def step(self, at: At) -> Step:
         """Where the person has to go now. Binds the transaction to her session, and settles the patient where there is no choice."""
@@ -144,9 +159,12 @@ class Authorizations:
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
-        if reason := _sign_in_reason(judged, waiting, at.visitor):
-            return SignIn(judged.client.name, judged.redirect_uri, "" if reason == "nobody" else reason)
-        return await self._for_visitor(at, waiting, judged, cast("Visitor", at.visitor))
+        if reason := sign_in_reason(judged, at.ehr, at.visitor):
+            return SignIn(judged.client.name, judged.redirect_uri, "" if reason == "nobody" else reason, judged.prompting.login_hint)
+        visitor = cast("Visitor", at.visitor)
+        if not is_meant(judged, visitor):
+            return await self._ended(at, judged, "login_required", "Another person is signed in.")
+        return await self._for_visitor(at, waiting, judged, visitor)
 
     async def pick(self, at: At, patient: str) -> Step:
         """The person chose a patient. Judged again at the end."""
@@ -160,14 +178,15 @@ class Authorizations:
             picked = await rows.pick_patient(connection, digest(at.handle), patient)
         return await self.step(at) if picked else Page("transaction-over")
 
-    async def answer(self, at: At, ticked: frozenset[str] | None) -> Back | SignIn | Page:
-        """The person decided: the scopes she ticked, or None for no. True to its word once: the transaction ends here, in one commit."""
+    async def answer(self, at: At, choice: Choice) -> Back | SignIn | Page:
+        """The person decided. True to her word once: the transaction ends here, in one commit."""
         for _ in range(2):  # who lost a race sees at the second look what the other one did
             try:
                 async with self._database.write() as connection:
-                    return await self._answered(connection, at, ticked)
+                    answered = await self._answered(connection, at, choice)
             except _LostError:
                 continue
+            return answered or Page("transaction-over")
         return Page("transaction-over")
 
     async def cancel(self, at: At) -> Back | Page:
@@ -177,7 +196,43 @@ class Authorizations:
         if isinstance(waiting, Page):
             return waiting
         judged = validate(waiting.pairs, waiting.snapshot)
-        return await self._ended(at, judged, "The person did not allow it.") if isinstance(judged, Validated) else judged
+        return await self._ended(at, judged, *_DENIED) if isinstance(judged, Validated) else judged
+
+    async def snapshot(self, connection: AsyncConnection, ehr: str, pairs: Pairs, moment: datetime) -> AuthorizationSnapshot:
+        """What the decision about a request may look at, but for its id_token_hint."""
+        asked = given(pairs)
+        return AuthorizationSnapshot(
+            now=moment,
+            began=moment,
+            endpoints=Endpoints(self._public_url, ehr),
+            lifetimes=self._lifetimes,
+            types=self._types,
+            client=await rows.client(connection, asked["client_id"]) if "client_id" in asked else None,
+            launch=await rows.launch(connection, digest(asked["launch"])) if "launch" in asked else None,
+        )
+
+    async def _hinted(self, ehr: str, asked: Mapping[str, str]) -> str | None:
+        if "id_token_hint" not in asked:
+            return None
+        issuer = Endpoints(self._public_url, ehr).base
+        return account_of(asked["id_token_hint"], await self._keys.public(), issuer=issuer, client_id=asked.get("client_id", ""))
+
+    def _transaction(self, at: At, pairs: Pairs, judged: Validated, snapshot: AuthorizationSnapshot) -> Transaction:
+        return Transaction(
+            hash=digest(at.handle),
+            browser_hash=digest(at.browser),
+            ehr=at.ehr,
+            client_id=judged.client.id,
+            request={"pairs": [list(pair) for pair in pairs], "began": snapshot.now.isoformat(), "hinted": snapshot.hinted},
+            state="open",
+            expires_at=snapshot.now + timedelta(seconds=self._lifetimes.transaction),
+            launch_hash=judged.launch.hash if judged.launch else "",
+        )
+
+    async def _silently(self, at: At, judged: Validated) -> Back | Page:
+        """prompt=none: what can be answered without a page is, and for everything else there is an error (OpenID Connect Core 3.1.2.6, ATK-O21)."""
+        step = await self.step(at)
+        return step if isinstance(step, Back | Page) else await self._ended(at, judged, *_SILENT[type(step)])
 
     async def _for_visitor(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Step:
         row = waiting.row
@@ -187,40 +242,60 @@ class Authorizations:
             if not bound:
                 return Page("transaction-over")
             row = replace(row, session_hash=visitor.session.hash, account_id=visitor.account.id, patient="")
-        client, choices = judged.client, _choices(judged, visitor)
-        if not choices and (judged.needs_patient or _launched_patient(judged)):
+        client, offered = judged.client, choices(judged, visitor)
+        if not offered and wants_patient(judged):
             # Nothing that the app asks for can be given: it hears so, and the transaction is over (HL7@164, ATK-O15).
-            return await self._ended(at, judged, "There is no patient whose record this person may open.")
-        chosen = row.patient or (choices[0].patient if len(choices) == 1 else "")
-        found = next((one for one in choices if one.patient == chosen), None)
-        if judged.needs_patient and found is None:
-            return Pick(client.name, judged.redirect_uri, choices)
-        patient = found if judged.needs_patient or _launched_patient(judged) else None
-        return Ask(client.name, judged.redirect_uri, patient, switches(judged.scopes), judged.needs_patient and len(choices) > 1)
+            return await self._ended(at, judged, "access_denied", "There is no patient whose record this person may open.")
+        patient = patient_in_context(row, judged, visitor)
+        if patient is None:
+            return Pick(client.name, judged.redirect_uri, offered)
+        if answered := await self._as_before(at, replace(waiting, row=row), judged, visitor):
+            return answered
+        found = next((one for one in offered if one.patient == patient), None)
+        may_pick = judged.needs_patient and len(offered) > 1
+        return Ask(client.name, judged.redirect_uri, found, switches(judged.scopes), may_pick, may_remember(judged), waiting.snapshot.now)
 
-    async def _ended(self, at: At, judged: Validated, why: str) -> Back | Page:
-        """access_denied, once."""
+    async def _as_before(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Back | SignIn | Page | None:
+        """The answer, where she does not want to be asked again; None where she is to be asked."""
+        async with self._database.read() as connection:
+            before = await chosen_before(connection, waiting, judged, visitor)
+        if before is None:
+            return None
+        async with self._database.write() as connection:  # looked at again there: she may take it back at this moment
+            try:
+                return await self._answered(connection, at, None)
+            except _LostError:
+                return Page("transaction-over")
+
+    async def _ended(self, at: At, judged: Validated, error: str, why: str) -> Back | Page:
+        """An error for the app, once."""
         moment = self._clock()
         async with self._database.write() as connection:
             if not await rows.finish_transaction(connection, digest(at.handle), moment):
                 return Page("transaction-over")
             event = Event(at.ehr, at.caller, moment, judged.client, at.visitor.account if at.visitor else None)
-            await self._record_in(connection, event.record("grant-refused", 303, reason="access_denied"))
-        return judged.back("access_denied", why)
+            await self._record_in(connection, event.record("grant-refused", 303, reason=error))
+        return judged.back(error, why)
 
-    async def _answered(self, connection: AsyncConnection, at: At, ticked: frozenset[str] | None) -> Back | SignIn | Page:
+    async def _answered(self, connection: AsyncConnection, at: At, choice: Choice | None) -> Back | SignIn | Page | None:
+        """`choice`: None for what she chose before; then None is the answer when that does not count any more."""
         waiting, visitor = await self._waiting(connection, at), at.visitor
         if isinstance(waiting, Page):
             return waiting
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
-        if visitor is None or waiting.row.session_hash != visitor.session.hash or _sign_in_reason(judged, waiting, visitor):
+        if visitor is None or waiting.row.session_hash != visitor.session.hash or sign_in_reason(judged, at.ehr, visitor):
             return SignIn(judged.client.name, judged.redirect_uri, "again")
-        consented = await _consented(connection, waiting, judged, visitor, ticked)
-        return consented if isinstance(consented, Page) else await self._commit(connection, at, waiting, consented)
+        found = choice or await chosen_before(connection, waiting, judged, visitor)
+        if found is None:
+            return None
+        consented = await _consented(connection, waiting, judged, visitor, found.ticked)
+        return consented if isinstance(consented, Page) else await self._commit(connection, at, waiting, judged, consented, found)
 
-    async def _commit(self, connection: AsyncConnection, at: At, waiting: Waiting, consented: Consented) -> Back | Page:
+    async def _commit(
+        self, connection: AsyncConnection, at: At, waiting: Waiting, judged: Validated, consented: Consented, choice: Choice
+    ) -> Back | Page:
         concluded = conclude(waiting.pairs, waiting.snapshot, consented)
         if isinstance(concluded, Page):
             return concluded
@@ -235,7 +310,12 @@ class Authorizations:
             raise _LostError
         await rows.add_grant(connection, concluded.grant)
         await rows.add_code(connection, concluded.code)
-        await self._record_in(connection, event.record("grant", 303, patient=concluded.grant.patient, detail=concluded.grant.scope))
+        action = "grant-as-before" if choice.before else "grant"
+        await self._record_in(connection, event.record(action, 303, patient=concluded.grant.patient, detail=concluded.grant.scope))
+        if choice.remember and may_remember(judged):
+            kept = to_keep(judged, consented, choice.ticked or frozenset(), row.ehr, snapshot)
+            await consents.remember(connection, kept)
+            await self._record_in(connection, event.record("consent-remember", 303, patient=kept.patient, detail=f"until {kept.expires_at:%Y-%m-%d}"))
         return concluded.back
 
     async def _waiting(self, connection: AsyncConnection, at: At) -> Waiting | Page:
@@ -246,51 +326,44 @@ class Authorizations:
             return Page("transaction-unknown")
         if row.state != "open" or row.expires_at <= moment:
             return Page("transaction-over")
-        snapshot = await self._snapshot(connection, at.ehr, _pairs(row), moment)
-        return Waiting(row, replace(snapshot, began=datetime.fromisoformat(row.request["began"])))
-
-    async def _snapshot(self, connection: AsyncConnection, ehr: str, pairs: Pairs, moment: datetime) -> AuthorizationSnapshot:
-        asked = given(pairs)
-        return AuthorizationSnapshot(
-            now=moment,
-            began=moment,
-            endpoints=Endpoints(self._public_url, ehr),
-            lifetimes=self._lifetimes,
-            types=self._types,
-            client=await rows.client(connection, asked["client_id"]) if "client_id" in asked else None,
-            launch=await rows.launch(connection, digest(asked["launch"])) if "launch" in asked else None,
-        )
+        snapshot = await self.snapshot(connection, at.ehr, pairs_of(row), moment)
+        began = datetime.fromisoformat(row.request["began"])
+        return Waiting(row, replace(snapshot, began=began, hinted=row.request.get("hinted")))
 
 
-def _pairs(row: Transaction) -> Pairs:
-    return tuple((name, value) for name, value in cast("list[list[str]]", row.request["pairs"]))
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The parameters that count, and the hash of the pushed request that they are from, or ""."""
+
+    pairs: Pairs
+    pushed: str = ""
 
 
-def _sign_in_reason(judged: Validated, waiting: Waiting, visitor: Visitor | None) -> str:
-    """Why this visitor cannot go on, or ""."""
-    if visitor is None:
-        return "nobody"
-    if visitor.account.ehr != waiting.row.ehr:
-        return "other-ehr"
-    if judged.launch and judged.launch.account_id not in ("", visitor.account.id):
-        return "other-person"  # ATK-O15: a launch belongs to whoever started it
-    if judged.signed_in_since and visitor.session.created_at < judged.signed_in_since:
-        return "again"
-    return ""
+async def _asked(connection: AsyncConnection, ehr: str, pairs: Pairs, moment: datetime) -> _Asked | Page:
+    """A pushed request counts alone, whatever stands beside it (RFC 9126 section 4, RFC 9101 section 5).
+
+    Nothing is ever looked for at any other request_uri (ATK-O22).
+    """
+    asked = given(pairs)
+    uri = asked.get("request_uri", "")
+    if repeated(pairs):  # RFC 6749 section 3.1
+        return Page("parameter-repeated")
+    if not uri.startswith(PUSHED):
+        return _Asked(pairs)
+    row = await rows.pushed(connection, digest(uri.removeprefix(PUSHED)))
+    if row is None or row.ehr != ehr or row.client_id != asked.get("client_id") or row.expires_at <= moment:
+        return Page("request-uri-unknown")
+    return _Asked(pairs_of(row), row.hash)
 
 
-def _launched_patient(judged: Validated) -> str:
-    return judged.launch.patient if judged.launch else ""
+def is_too_long(pairs: Pairs) -> bool:
+    """Whether a request has more characters than any sane one."""
+    return sum(len(name) + len(value) for name, value in pairs) > _LONGEST
 
 
-def _choices(judged: Validated, visitor: Visitor) -> tuple[ListedPatient, ...]:
-    """The patients that may be in context: the launch's alone, when it brings one that this person may see; else hers."""
-    launched = _launched_patient(judged)
-    if not launched:
-        return visitor.patients
-    if not may_act_on(visitor.account, visitor.listed, launched, launched=True):
-        return ()
-    return (next((one for one in visitor.patients if one.patient == launched), ListedPatient(launched)),)
+def _must_push(client: Client) -> bool:
+    """Whether the app registered that it always does (RFC 9126 section 6)."""
+    return (client.registered or {}).get("require_pushed_authorization_requests") is True
 
 
 async def _consented(
@@ -304,19 +377,8 @@ async def _consented(
     if scopes is None:
         return Page("scope-not-offered", 403)
     current = replace(visitor, account=account, listed=await people.listed(connection, account.id))
-    narrowed = replace(judged, scopes=scopes)
-    patient = _patient(waiting.row, narrowed, current)
+    patient = patient_in_context(waiting.row, replace(judged, scopes=scopes), current)
     if patient is None:
         return Page("patient-not-listed", 403)
     text = " ".join(scopes) if worth_granting(scopes) else ""
-    return Consented(account, text, patient, visitor.session.created_at)
-
-
-def _patient(row: Transaction, judged: Validated, visitor: Visitor) -> str | None:
-    """The patient in context, "" for none; None when there has to be one and there is none that she may see."""
-    choices = _choices(judged, visitor)
-    if not judged.needs_patient and not _launched_patient(judged):
-        return ""
-    chosen = row.patient or (choices[0].patient if len(choices) == 1 else "")
-    found = chosen in {one.patient for one in choices}
-    return chosen if found else None if judged.needs_patient else ""
+    return Consented(account, text, patient, visitor.session.created_at, patient_in_context(waiting.row, judged, current) or "")

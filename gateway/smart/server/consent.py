@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from gateway.smart.scopes import Scope, parse_scope
+from gateway.smart.scopes import Scope, is_subset, parse_scope
 
 _HL7 = "http://terminology.hl7.org/CodeSystem"
 _US_CORE = "http://hl7.org/fhir/us/core/CodeSystem"
@@ -70,6 +70,25 @@ def granted(scopes: tuple[str, ...], ticked: frozenset[str]) -> tuple[str, ...] 
             parts = [part.scope for part in switch.parts if part.scope in ticked]
             found += parts or [switch.scope]
     return tuple(dict.fromkeys(found))
+
+
+def remembered(scopes: tuple[str, ...], asked: tuple[str, ...], ticked: frozenset[str]) -> frozenset[str] | None:
+    """The boxes that an earlier choice ticks for this request; None when it does not speak of all that is asked now.
+
+    What was `asked` then is answered as then, a refusal included; beyond it nothing is, but what lies within the scopes that were granted.
+    """
+    had = granted(asked, ticked)
+    if had is None:
+        return None
+    found: set[str] = set()
+    for switch in switches(scopes):
+        if switch.scope in asked:
+            found |= ticked & {switch.scope, *(part.scope for part in switch.parts)}
+        elif is_subset(switch.scope, " ".join(had)):
+            found.add(switch.scope)
+        else:
+            return None
+    return frozenset(found)
 
 
 def worth_granting(scopes: tuple[str, ...]) -> bool:

@@ -27,7 +27,8 @@ class TokenCore(Core):
         self._effects: list[Effect] = []
         self.assertion = ClientAssertion(
             now=snapshot.now,
-            audiences=(snapshot.endpoints.token, snapshot.endpoints.base),  # RFC 7523: the endpoint, or the issuer
+            # RFC 7523: the endpoint, or the issuer; RFC 9126 section 2: the other endpoint too.
+            audiences=(snapshot.endpoints.token, snapshot.endpoints.base, snapshot.endpoints.par),
             keys=snapshot.client_keys,
             jwks_uri=snapshot.client.jwks_uri if snapshot.client else "",
             jti_seen=snapshot.jti_seen,

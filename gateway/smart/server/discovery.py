@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gateway.smart.server.assertion import ALGORITHMS
+from gateway.smart.server.prompts import PROMPTS
 from gateway.smart.server.values import Endpoints
 
 CAPABILITIES = (
@@ -48,14 +49,16 @@ STYLE: dict[str, Any] = {
 }
 
 
-def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str]) -> dict[str, Any]:
-    """`{base}/.well-known/smart-configuration`. `types`: the resource types that scopes may name."""
+def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False) -> dict[str, Any]:
+    """`{base}/.well-known/smart-configuration`. `types`: the resource types that scopes may name; `must_push`: every app pushes its request."""
     endpoints = Endpoints(public_url, ehr)
     return {
         "issuer": endpoints.base,
         "jwks_uri": endpoints.jwks,
         "authorization_endpoint": endpoints.authorize,
         "token_endpoint": endpoints.token,
+        "pushed_authorization_request_endpoint": endpoints.par,
+        "require_pushed_authorization_requests": must_push,
         "introspection_endpoint": endpoints.introspect,
         "revocation_endpoint": endpoints.revoke,
         "management_endpoint": endpoints.manage,
@@ -70,14 +73,15 @@ def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str]) -> d
     }
 
 
-def openid_configuration(*, public_url: str, ehr: str, types: Iterable[str]) -> dict[str, Any]:
+def openid_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False) -> dict[str, Any]:
     """`{base}/.well-known/openid-configuration` (OpenID Connect Discovery 3)."""
-    smart = smart_configuration(public_url=public_url, ehr=ehr, types=types)
+    smart = smart_configuration(public_url=public_url, ehr=ehr, types=types, must_push=must_push)
     return {name: value for name, value in smart.items() if name != "capabilities"} | {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],
         "response_modes_supported": ["query"],
         "claims_supported": ["iss", "sub", "aud", "exp", "iat", "auth_time", "nonce", "fhirUser"],
+        "prompt_values_supported": list(PROMPTS),
         "request_parameter_supported": False,
         "request_uri_parameter_supported": False,
     }

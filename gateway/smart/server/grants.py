@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 from gateway.smart.scopes import split
 from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
+from gateway.store import consents
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Account, Grant
+from gateway.store.oauth_rows import Account, Grant, RememberedConsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,16 @@ class Connected:
         return "offline_access" in self.scopes
 
 
+@dataclass(frozen=True, slots=True)
+class Unasked:
+    """An app that does not ask her again."""
+
+    kept: RememberedConsent
+    client_name: str
+
+
 class Grants:
-    """Lists and revokes."""
+    """Lists and takes back: access that is in force, and what she does not want to be asked again."""
 
     def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
         self._database, self._record_in = database, record_in
@@ -48,6 +57,27 @@ class Grants:
                     found.append(Connected(grant, client.name))
         return tuple(one for one in found if self._alive(one, moment))
 
+    async def unasked(self, account: Account) -> tuple[Unasked, ...]:
+        """The apps that get what she chose once without asking again, newest first."""
+        found: list[Unasked] = []
+        async with self._database.read() as connection:
+            for kept in await consents.remembered_of(connection, account.id, self._clock()):
+                client = await rows.client(connection, kept.client_id)
+                if client and client.may_use(kept.ehr):
+                    found.append(Unasked(kept, client.name))
+        return tuple(found)
+
+    async def forget(self, account: Account, consent_id: str, caller: Caller) -> bool:
+        """Ask her again. What is in force stays. False when there is no such choice of hers."""
+        moment = self._clock()
+        async with self._database.write() as connection:
+            kept = next((one for one in await consents.remembered_of(connection, account.id, moment) if one.id == consent_id), None)
+            if kept is None or not await consents.forget(connection, kept.id, account.id):
+                return False
+            event = Event(kept.ehr, caller, moment, await rows.client(connection, kept.client_id), account)
+            await self._record_in(connection, event.record("consent-forget", 303, patient=kept.patient))
+        return True
+
     def _alive(self, connected: Connected, moment: datetime) -> bool:
         """Whether some token of it can still count: its last one was issued not too long ago."""
         life = self._lifetimes.refresh if connected.offline else self._lifetimes.access
@@ -55,12 +85,14 @@ class Grants:
         return last is not None and moment < last + timedelta(seconds=life)
 
     async def revoke(self, account: Account, grant_id: str, caller: Caller) -> bool:
-        """End a grant of this person and all its tokens. False when there is none of hers in force."""
+        """End a grant of this person and all its tokens, and ask her again from now on. False when there is none of hers in force."""
         moment = self._clock()
         async with self._database.write() as connection:
             grant = await rows.grant(connection, grant_id)
             if grant is None or not await rows.revoke_grant(connection, grant_id, moment, "person", account_id=account.id):
                 return False
             event = Event(grant.ehr, caller, moment, await rows.client(connection, grant.client_id), account)
-            await self._record_in(connection, event.record("revoke", 303, patient=grant.patient))
+            forgotten = await consents.forget_app(connection, account_id=account.id, client_id=grant.client_id, ehr=grant.ehr)
+            detail = "asked again from now on" if forgotten else ""
+            await self._record_in(connection, event.record("revoke", 303, patient=grant.patient, detail=detail))
         return True

@@ -355,4 +355,6 @@ def _answer(client: Client, metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
     optional = {"jwks": client.jwks, "jwks_uri": client.jwks_uri, "launch_uri": client.launch_uri, "push": client.push}
     answer |= {name: value for name, value in optional.items() if value}
+    if metadata.get("require_pushed_authorization_requests") is True:  # RFC 9126 section 6
+        answer["require_pushed_authorization_requests"] = True
     return answer | {name: metadata[name] for name in _KEPT if isinstance(metadata.get(name), str)}

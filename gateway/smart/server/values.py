@@ -42,6 +42,8 @@ class Lifetimes:
     refresh: int = 100 * 86400  # (g)(10): at least three months, and as long again at each renewal
     launch: int = 300
     transaction: int = 600
+    pushed: int = 90  # a pushed authorization request waits that long for the browser (RFC 9126)
+    consent: int = 365 * 86400  # a choice that a person does not want to be asked again
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,11 @@ class Endpoints:
     def token(self) -> str:
         """Token endpoint."""
         return f"{self._auth}/token"
+
+    @property
+    def par(self) -> str:
+        """Pushed authorization requests (RFC 9126)."""
+        return f"{self._auth}/par"
 
     @property
     def introspect(self) -> str:

@@ -1,0 +1,97 @@
+"""Pushed authorization requests (RFC 9126): the app sends its request itself, proves who it is, and gives the browser a reference to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.smart.server.authorize import Back, Page, Validated, validate
+from gateway.smart.server.authorizer import PUSHED, Authorizations, is_too_long
+from gateway.smart.server.decide import authenticate
+from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.requests import given, presented
+from gateway.smart.server.values import (
+    CLIENT_REFUSED,
+    Caller,
+    Clock,
+    Decided,
+    Effect,
+    Event,
+    Lifetimes,
+    Pairs,
+    RecordIn,
+    RememberJti,
+    TokenRequest,
+    refused,
+)
+from gateway.store import oauth as rows
+from gateway.store.base import Database, now
+from gateway.store.oauth_rows import Client, PushedRequest, digest, new_secret
+
+_CREDENTIALS = frozenset({"client_secret", "client_assertion", "client_assertion_type"})
+_PAGES = {"redirect-not-registered": "redirect_uri is not one that this client registered.", "parameter-repeated": "A parameter is there twice."}
+
+
+class PushedRequests:
+    """The endpoint of every EHR. What it lets through waits under 256 random bits, for one use, for this client."""
+
+    def __init__(
+        self,
+        database: Database,
+        driver: TokenDriver,
+        authorizations: Authorizations,
+        *,
+        record_in: RecordIn,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock = now,
+    ) -> None:
+        self._database, self._driver, self._authorizations = database, driver, authorizations
+        self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
+
+    async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
+        """A request_uri, or why there is none. A public client is its client_id, as at the token endpoint."""
+        asked = presented(request)
+        client, effects = authenticate(asked, request.pairs, await self._driver.snapshot(ehr, asked), public=True)
+        event = Event(ehr, caller, self._clock(), client, client_id=asked.client_id[:255])
+        async with self._database.write() as connection:
+            used = await _use(connection, effects)
+            decided = await self._pushed(connection, event, _request(request.pairs, client)) if client and used else CLIENT_REFUSED
+            record = event.record("par", decided.status, reason=decided.error)
+            await self._record_in(connection, record)
+        return replace(decided, recorded=True)
+
+    async def _pushed(self, connection: AsyncConnection, event: Event, pairs: Pairs) -> Decided:
+        if "request_uri" in given(pairs):  # RFC 9126 section 2.1
+            return refused("invalid_request", "A request_uri cannot be pushed.")
+        if is_too_long(pairs):
+            return refused("invalid_request", "The request is too long.", status=413)
+        judged = validate(pairs, await self._authorizations.snapshot(connection, event.ehr, pairs, event.now))
+        if not isinstance(judged, Validated):
+            return _refused(judged)
+        handle, life = new_secret(), self._lifetimes.pushed
+        until = event.now + timedelta(seconds=life)
+        row = PushedRequest(digest(handle), event.ehr, judged.client.id, {"pairs": [list(pair) for pair in pairs]}, until)
+        await rows.add_pushed(connection, row)
+        return Decided(201, {"request_uri": PUSHED + handle, "expires_in": life})
+
+
+async def _use(connection: AsyncConnection, effects: tuple[Effect, ...]) -> bool:
+    """Use the assertion. False: it was used before."""
+    used = [effect for effect in effects if isinstance(effect, RememberJti)]
+    return all([await rows.remember_jti(connection, one.hash, one.expires_at) for one in used])
+
+
+def _request(pairs: Pairs, client: Client | None) -> Pairs:
+    """The authorization request without what proved the client; its name may stand in the credentials alone."""
+    kept = tuple((name, value) for name, value in pairs if name not in _CREDENTIALS)
+    named = client is None or "client_id" in given(kept)
+    return kept if named or client is None else (*kept, ("client_id", client.id))
+
+
+def _refused(judged: Back | Page) -> Decided:
+    """What a browser would have been told, as OAuth's JSON."""
+    if isinstance(judged, Back):
+        return refused(judged.error, judged.description)
+    return refused("invalid_request", _PAGES.get(judged.reason, "The request cannot be read."))
