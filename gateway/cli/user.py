@@ -1,4 +1,4 @@
-"""`gateway user add`, `list`, `password` and `disable`."""
+"""`gateway user add`, `list`, `password`, `reset-factors` and `disable`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ Examples:
   gateway user add dr.bone --ehr hapi --fhir-user Practitioner/7 --patient p1 --patient p2
   gateway user list
   echo "$PASSWORD" | gateway user password alice --password-stdin
+  gateway user reset-factors alice
   gateway user disable alice
 """
 
@@ -32,7 +33,7 @@ from_stdin = click.option("--password-stdin", is_flag=True, help="Read the passw
 
 @click.group()
 def user() -> None:
-    """Add and list the people who sign in, give them a new password, close their accounts."""
+    """Add and list the people who sign in, help them in again, close their accounts."""
 
 
 @user.command(epilog=EXAMPLE)
@@ -102,6 +103,20 @@ def password(
     _say(account, f"{account.username} has a new password, and is signed out everywhere.", json_=json_)
 
 
+@user.command("reset-factors", epilog=EXAMPLE)
+@click.argument("name")
+@options.common
+@options.as_json
+def reset_factors(name: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
+    """Take authenticator app, recovery codes and passkeys from NAME, who lost them: the password alone is enough again.
+
+    Do it only for somebody of whom you know who it is. Every session ends.
+    """
+    settings = options.settings(config, store, ehr).settings
+    account = asyncio.run(_reset(settings, name))
+    _say(account, f"{account.username} signs in with the password alone, and is signed out everywhere.", json_=json_)
+
+
 @user.command(epilog=EXAMPLE)
 @click.argument("name")
 @options.common
@@ -145,10 +160,22 @@ async def _all(settings: Settings) -> tuple[tuple[Account, tuple[ListedPatient, 
 async def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
     async with compose.opened(settings) as state:
         accounts = compose.accounts(state)
-        if (found := await accounts.named(name)) is None:
-            raise ConfigError("There is nobody of that name.", where="NAME", fix="gateway user list shows who there is")
+        found = await _found(accounts, name)
         await change(accounts, found)
         return found
+
+
+async def _reset(settings: Settings, name: str) -> Account:
+    async with compose.opened(settings) as state:
+        found = await _found(compose.accounts(state), name)
+        await compose.factors(state).reset(found)
+        return found
+
+
+async def _found(accounts: Accounts, name: str) -> Account:
+    if (found := await accounts.named(name)) is None:
+        raise ConfigError("There is nobody of that name.", where="NAME", fix="gateway user list shows who there is")
+    return found
 
 
 async def _add(settings: Settings, name: str, password: str, facts: dict[str, Any]) -> Account:

@@ -47,7 +47,7 @@ def test_the_names_are_those_that_people_script():
         "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "client list", "client show",
         "client disable", "client enable", "client approve", "client rotate-secret", "client delete", "client invite", "client invites",
         "client withdraw", "keys list", "keys rotate",
-        "user add", "user list", "user password", "user disable", "launch create", "inbox list", "inbox show",
+        "user add", "user list", "user password", "user reset-factors", "user disable", "launch create", "inbox list", "inbox show",
         "inbox retry", "inbox drop", "store upgrade",
     }  # fmt: skip
 
@@ -260,6 +260,16 @@ def test_a_user_gets_a_new_password_and_an_end(run):
     assert "nobody" in run("user", "disable", "bob", code=2).stderr
     found = json.loads(run("audit", "--json", "--since", "1h").output)
     assert [one["action"] for one in found] == ["account-disable", "password-set", "account-add"]
+
+
+def test_a_user_who_lost_her_phone_is_let_in_again(run):
+    """App, recovery codes and passkeys go, on record; nobody of another name."""
+    run("user", "add", "alice", "--ehr", "hapi", "--fhir-user", "Patient/p1", "--password-stdin", text="correct horse\n")
+    told = run("user", "reset-factors", "alice").output
+    assert "alice signs in with the password alone" in told
+    assert "nobody" in run("user", "reset-factors", "bob", code=2).stderr
+    found = json.loads(run("audit", "--json").output)
+    assert [(one["action"], one["detail"]) for one in found] == [("factor-remove", "all"), ("account-add", "")]
 
 
 def test_an_ehr_has_to_be_named_where_there_are_several(run, tmp_path):

@@ -224,3 +224,43 @@ def test_how_pushes_end_is_set_within_limits(tmp_path, line, problem):
     assert (loaded.settings.push_attempts, loaded.settings.push_on_dead) == (3, "skip")
     assert {"push_attempts", "push_on_dead"} <= {one.name for one in loaded.listed() if one.source != "default"}
     assert problem in str(refused(tmp_path, line + "\n").message)
+
+
+MAIL = 'notify = "smtp"\nsmtp = "smtp://mail.example:587"\nsmtp_from = "no-reply@clinic.example"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ('notify = "pigeon"\n', "gateway.toml:1", "console"),
+        ('notify = "file"\n', "gateway.toml:1", "set notify_file"),
+        ('notify = "smtp"\nsmtp = "smtp://mail.example:587"\n', "gateway.toml:1", "set smtp_from"),
+        ('notify = "smtp"\nsmtp_from = "a@b.example"\n', "gateway.toml:1", "set smtp"),
+        ('smtp_from = "a@b.example"\n', "gateway.toml:1", 'set notify = "smtp" as well'),
+        ('notify = "console"\nnotify_file = "x"\n', "gateway.toml:2", 'set notify = "file" as well'),
+        ('smtp = "mail.example"\n', "gateway.toml:1", "smtp://mail.example:587"),
+        ('smtp = "smtp://mail.example"\n', "gateway.toml:1", "smtp://mail.example:587"),
+        ('smtp = "smtp://me:secret@mail.example:587"\n', "gateway.toml:1", "smtp_password_file"),
+        ('smtp_from = "Clinic <a@b.example>"\n', "gateway.toml:1", "no-reply@clinic.example"),
+        (f'{MAIL}smtp_username = "gateway"\n', "smtp_username", "set smtp_password_file"),
+        (f'{MAIL}smtp_password = "secret"\n', "gateway.toml:4", "GATEWAY_SMTP_PASSWORD"),
+    ],
+)
+def test_how_people_are_reached_is_set_whole_or_refused(tmp_path, text, where, fix):
+    """With the line and what to write; a secret is not repeated."""
+    error = refused(tmp_path, text)
+    assert error.where == where
+    assert fix in error.fix
+    assert "secret" not in error.message.replace("is a secret", "")
+
+
+def test_a_mail_server_with_all_that_it_needs(tmp_path):
+    """The password by variable or from a file, shown nowhere."""
+    loaded = read(tmp_path, f'{MAIL}smtp_username = "gateway"\n', {"GATEWAY_SMTP_PASSWORD": "s3cret"})
+    assert loaded.settings.mail_secret() == "s3cret"
+    assert "s3cret" not in repr(loaded)
+    assert "s3cret" not in str(loaded.listed())
+    (tmp_path / "password").write_text("from-file\n")
+    loaded = read(tmp_path, f'{MAIL}smtp_username = "gateway"\nsmtp_password_file = "password"\n')
+    assert loaded.settings.mail_secret() == "from-file"
+    assert read(tmp_path, MAIL).settings.mail_secret() == ""

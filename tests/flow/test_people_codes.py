@@ -1,0 +1,335 @@
+"""Codes to a verified address: confirm it, forget the password; and what a stranger learns by asking, which is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.errors import NotSent
+from gateway.smart.server.accounts import Attempts, Passwords
+from gateway.smart.server.values import Caller
+from gateway.smart.server.verification import NoNotifier, Verification, kind_of, tidy
+from gateway.store import people_factors
+from tests.support import smart
+
+FORGOTTEN, CODE = "/signin/forgotten", "/signin/forgotten/code"
+NEW = "quite another password"
+
+
+@dataclass
+class Running:
+    server: smart.Smart
+
+    def browser(self, address: str = "192.0.2.1") -> smart.Browser:
+        return smart.Browser(self.server.app(), address=address)
+
+    async def signed_in(self, username: str = "ann") -> smart.Browser:
+        browser = self.browser()
+        await browser.get("/signin", next="/security")
+        await browser.sign_in(username)
+        return browser
+
+    async def confirm(self, to: str = "ann@example.com", username: str = "ann") -> smart.Browser:
+        browser = await self.signed_in(username)
+        await browser.get("/security/contact")
+        await browser.submit("/security/contact", contact=to)
+        await self.server.verification.settled()
+        await browser.submit("/security/contact/code", code=self.server.mailbox.code)
+        return browser
+
+    async def asked(self, username: str, address: str = "192.0.2.1") -> smart.Browser:
+        """A browser that asked for a code in this name."""
+        browser = self.browser(address)
+        await browser.get(FORGOTTEN)
+        await browser.submit(FORGOTTEN, username=username)
+        await self.server.verification.settled()
+        return browser
+
+
+@pytest.fixture
+async def running(tmp_path) -> AsyncIterator[Running]:
+    async with smart.smart_server(f"sqlite+aiosqlite:///{tmp_path}/store.db", attempts=Attempts(20, 40)) as server:
+        await server.public_app()
+        await server.person()
+        await server.person("mum", fhir_user="Patient/m")
+        yield Running(server)
+
+
+def cookie(browser: smart.Browser) -> str:
+    return next((one.value or "" for one in reversed(list(browser.http.cookies.jar)) if one.name == "__Host-gw_session"), "")
+
+
+def without(page: str, *names: str) -> str:
+    """The page but for what was typed and the form's token."""
+    text = re.sub(r'name="csrf" value="[^"]*"', "", page)
+    for name in names:
+        text = text.replace(name, "")
+    return text
+
+
+@pytest.mark.parametrize(
+    ("entered", "kind"),
+    [
+        ("ann@example.com", "email"),
+        ("a.n+n@mail.example.co", "email"),
+        (" ann@example.com ", "email"),
+        ("+1 (555) 010-0100", "phone"),
+        ("+15550100100", "phone"),
+        ("5550100100", ""),
+        ("+0550100100", ""),
+        ("ann@example", ""),
+        ("ann@@example.com", ""),
+        ("ann@example..com", ""),
+        ("ann@example.com\r\nBcc: all@example.com", ""),
+        ("Ann <ann@example.com>", ""),
+        ("ann@example.com,bob@example.com", ""),
+        ("a" * 250 + "@example.com", ""),
+        ("", ""),
+    ],
+)
+def test_addresses(entered, kind):
+    """One address, with nothing in it that a mail program reads as more."""
+    assert kind_of(tidy(entered)) == kind
+
+
+async def test_an_address_counts_once_its_code_confirmed_it(running):
+    """Until then it is nobody's; it rests sealed, is shown in part, and is in no record."""
+    browser = await running.signed_in()
+    await browser.get("/security/contact")
+    assert (await browser.submit("/security/contact", contact="no address")).status_code == 422
+    assert "no e-mail address and no phone number" in browser.page.text
+    await browser.submit("/security/contact", contact="ann@example.com")
+    await running.server.verification.settled()
+    account = await running.server.accounts.named("ann")
+    assert await running.server.verification.contact(account) == ""
+    assert (await browser.submit("/security/contact/code", code="00000000")).status_code == 403
+    before = cookie(browser)
+    await browser.submit("/security/contact/code", code=running.server.mailbox.code)
+    assert "The address is confirmed" in browser.page.text
+    assert "a…@example.com" in browser.page.text
+    assert "ann@example.com" not in browser.page.text
+    assert cookie(browser) != before
+    assert await running.server.sessions.current(before) is None
+    assert await running.server.verification.contact(account) == "ann@example.com"
+    async with running.server.database.read() as connection:
+        row = await people_factors.contact(connection, account.id)
+    assert row is not None
+    assert b"ann" not in row.sealed
+    assert "example.com" not in repr(running.server.records)
+    assert [one.detail for one in running.server.records if one.action == "contact-set"] == ["email"]
+
+
+async def test_messages_say_nothing_about_anybody(running):
+    """No name, no health data, no link: a code and what it is for. A changed address is told to the old one."""
+    await running.confirm()
+    ((to, subject, text),) = running.server.mailbox.messages
+    assert to == "ann@example.com"
+    assert re.search(r"is \d{8}\. Enter it to confirm this address\. It works for 10 minutes", text)
+    assert not re.search(r"http|www|Ann|Patient", subject + text)
+    await running.confirm("+15550100100")
+    assert [one[0] for one in running.server.mailbox.messages] == ["ann@example.com", "+15550100100", "ann@example.com"]
+    assert "was changed" in running.server.mailbox.messages[-1][2]
+
+
+async def test_codes_rest_hashed_and_grow_old(running):
+    """argon2id: eight digits are quickly tried. Ten minutes, five tries, and the newest code only."""
+    browser = await running.signed_in()
+    await browser.get("/security/contact")
+    await browser.submit("/security/contact", contact="ann@example.com")
+    await running.server.verification.settled()
+    first = running.server.mailbox.code
+    async with running.server.database.read() as connection:
+        (row,) = (await connection.execute(people_factors.t.pending.select())).all()
+    assert row.secret.startswith("$argon2id$")
+    await browser.get("/security/contact")
+    await browser.submit("/security/contact", contact="ann@example.com")
+    await running.server.verification.settled()
+    assert (await browser.submit("/security/contact/code", code=first)).status_code == 403
+    page = browser.page
+    running.server.clock.forward(600)
+    await browser.get("/security")  # the sign-in is too old by now as well
+    await browser.get("/signin", again="1", next="/security/contact")
+    await browser.sign_in()
+    csrf = dict(smart.Form(browser.page.text).to("/security/contact"))["csrf"]
+    late = await browser.post("/security/contact/code", [("csrf", csrf), ("code", running.server.mailbox.code)])
+    assert (page.status_code, late.status_code) == (403, 403)
+    assert "Start again" in late.text
+
+
+async def test_a_forgotten_password(running):
+    """The code, a new password: all sessions end, the old password is none any more, the person is told, and signs in with the new one."""
+    other = cookie(await running.confirm())
+    browser = await running.asked("Ann")
+    assert browser.page.request.url.path == CODE
+    await browser.submit(CODE, code=running.server.mailbox.code, password="short")
+    assert browser.page.status_code == 422
+    await browser.submit(CODE, code=running.server.mailbox.code, password=NEW)
+    await running.server.verification.settled()
+    assert "Your password was changed" in browser.page.text
+    assert "password was changed" in running.server.mailbox.messages[-1][2]
+    assert not cookie(browser)
+    assert await running.server.sessions.current(other) is None
+    assert (await browser.sign_in()).status_code == 403
+    await browser.sign_in(password=NEW)
+    assert cookie(browser)
+    again = await running.browser().http.get(CODE)
+    assert again.headers["location"].startswith(FORGOTTEN)
+
+
+async def test_a_code_changes_a_password_once(running):
+    """Sent again, it changes nothing."""
+    await running.confirm()
+    browser = await running.asked("ann")
+    page, code = browser.page, running.server.mailbox.code
+    await browser.submit(CODE, code=code, password=NEW)
+    browser.page = page
+    assert (await browser.submit(CODE, code=code, password="a third password")).status_code == 403
+    await browser.get("/signin")
+    await browser.sign_in(password=NEW)
+    assert cookie(browser)
+
+
+async def test_an_authorization_goes_on_after_a_forgotten_password(running):
+    """The app's request waits."""
+    await running.confirm()
+    browser = running.browser()
+    await browser.authorize(smart.asking())
+    link = re.search(r'href="(/signin/forgotten[^"]*)"', browser.page.text)
+    assert link
+    await browser.get(link[1].replace("&amp;", "&"))
+    await browser.submit(FORGOTTEN, username="ann")
+    await running.server.verification.settled()
+    await browser.submit(CODE, code=running.server.mailbox.code, password=NEW)
+    await browser.sign_in(password=NEW)
+    await browser.allow()
+    assert browser.answer["code"]
+
+
+async def test_asking_tells_nothing(running):
+    """C1, user enumeration: a name with an address, one without, a closed account and nobody get the same pages, through wrong codes to the end."""
+    await running.confirm()
+    await running.server.person("gone", fhir_user="Patient/g")
+    await running.confirm("gone@example.com", "gone")
+    await running.server.accounts.disable(await running.server.accounts.named("gone"))
+    sent = len(running.server.mailbox.messages)
+    pages = []
+    for name in ("ann", "mum", "gone", "nobody"):
+        browser = await running.asked(name)
+        walk = [(browser.page.status_code, without(browser.page.text, name))]
+        for _ in range(6):
+            await browser.submit(CODE if CODE in browser.page.text else FORGOTTEN, code="00000000", password=NEW, username=name)
+            walk.append((browser.page.status_code, without(browser.page.text, name)))
+        pages.append(walk)
+    assert pages[0] == pages[1] == pages[2] == pages[3]
+    assert [status for status, _ in pages[0]] == [200, 403, 403, 403, 403, 403, 200]
+    assert {to for to, _, _ in running.server.mailbox.messages[sent:]} == {"ann@example.com"}
+
+
+async def test_limits_tell_nothing(running):
+    """C1: how many codes are sent, and how many are tried from whichever browsers, is counted by name, there or not."""
+    await running.confirm()
+    running.server.clock.forward(1000)
+    found = []
+    for name in ("ann", "nobody"):
+        statuses = [(await running.asked(name, f"192.0.2.{number}")).page.status_code for number in range(5)]
+        running.server.clock.forward(901)
+        browsers = [await running.asked(name, f"198.51.100.{number}") for number in range(3)]
+        for browser in browsers:
+            for _ in range(4):
+                await browser.submit(CODE, code="00000000", password=NEW)
+                statuses.append(browser.page.status_code)
+                if browser.page.status_code == 429:
+                    assert browser.page.headers["retry-after"]
+                    break
+        found.append(statuses)
+        running.server.clock.forward(4000)
+    assert found[0] == found[1]
+    assert found[0][:5] == [200, 200, 200, 429, 429]
+    assert found[0][5:] == [403] * 10 + [429]
+
+
+async def test_one_address_asks_for_twenty(running):
+    """C1: in whichever names."""
+    statuses = [(await running.asked(f"name{number}")).page.status_code for number in range(21)]
+    assert statuses == [200] * 20 + [429]
+
+
+async def test_asking_takes_the_same_time(running):
+    """C1, user enumeration by time: a code is hashed, and a try is judged, for nobody too; sending happens beside the answer.
+
+    The quickest of many, taken in turns, with a hash that costs something: the machine has other work.
+    """
+    await running.confirm()
+    passwords = Passwords(time_cost=2, memory=8192)
+
+    class Slow(smart.Mailbox):
+        async def send(self, to: str, subject: str, text: str) -> None:
+            del to, subject, text
+            await asyncio.sleep(0.2)
+
+    server = running.server
+    slow = Verification(
+        server.database, passwords, smart.SEALER, Slow(), service="T", record_in=server._record_in, attempts=Attempts(sends=999, of_factor=999)
+    )
+    caller = Caller()
+
+    async def took(name: str) -> tuple[float, float]:
+        began = time.perf_counter()
+        await slow.forgot(name, name, caller)
+        asked = time.perf_counter()
+        await slow.reset(name, "00000000", NEW, caller)
+        return asked - began, time.perf_counter() - asked
+
+    tries = [(await took("ann"), await took("nobody")) for _ in range(15)]
+    await slow.settled()
+    passwords.close()
+    for part in (0, 1):
+        known, unknown = (statistics.median(sorted(one[who][part] for one in tries)[:5]) for who in (0, 1))
+        assert 0.5 < known / unknown < 2
+
+
+async def test_without_a_notifier_nothing_is_offered(running):
+    """No page asks for an address that nothing is sent to."""
+    running.server.verification = Verification(
+        running.server.database, smart.PASSWORDS, smart.SEALER, NoNotifier(), service="T", record_in=running.server._record_in
+    )
+    browser = await running.signed_in()
+    assert "address" not in browser.page.text
+    assert (await browser.get("/security/contact")).status_code == 404
+    assert (await browser.get(FORGOTTEN)).status_code == 404
+    assert "Your clinic can help" in (await running.browser().get("/signin")).text
+    with pytest.raises(NotSent):
+        await NoNotifier().send("ann@example.com", "", "")
+
+
+async def test_a_message_that_is_not_sent_changes_no_answer(running):
+    """The answer does not wait, and the log does not say for whom it was."""
+
+    class Broken(smart.Mailbox):
+        async def send(self, to: str, subject: str, text: str) -> None:
+            del to, subject, text
+            raise NotSent("the mail server refused it (550)")
+
+    running.server.verification._notifier = Broken()
+    browser = await running.signed_in()
+    await browser.get("/security/contact")
+    await browser.submit("/security/contact", contact="ann@example.com")
+    await running.server.verification.settled()
+    assert browser.page.request.url.path == "/security/contact/code"
+
+
+async def test_an_address_can_be_taken_away(running):
+    """And it hears of it."""
+    browser = await running.confirm()
+    await browser.submit("/security/contact/remove")
+    await running.server.verification.settled()
+    assert "The address was removed" in browser.page.text
+    assert "was removed" in running.server.mailbox.messages[-1][2]
+    browser = await running.asked("ann")
+    assert len(running.server.mailbox.messages) == 2
