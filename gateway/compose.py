@@ -22,7 +22,7 @@ from gateway import shipped
 from gateway.adapters import ehr as adapters
 from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
-from gateway.api import health, oauth
+from gateway.api import health, oauth, registration
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
 from gateway.cache.cache import Cache, NoCache
@@ -53,7 +53,7 @@ from gateway.smart.server.accounts import Accounts, Passwords
 from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.authorizer import Authorizations
 from gateway.smart.server.clients import Clients
-from gateway.smart.server.discovery import openid_configuration, smart_configuration
+from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.driver import TokenDriver
 from gateway.smart.server.factors import Factors
 from gateway.smart.server.grants import Grants
@@ -62,6 +62,7 @@ from gateway.smart.server.invites import Invites
 from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
+from gateway.smart.server.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.passkeys import Passkeys
 from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
@@ -142,6 +143,14 @@ def registrar(found: State, ehrs: tuple[str, ...] = ()) -> Registrar:
     """Registers clients. `ehrs` stands in where no EHR is set."""
     known = tuple(one.name for one in found.settings.ehrs) or ehrs
     return Registrar(found.database, Rules(known, found.settings.jwks_loopback), record_in=found.audit.record_in)
+
+
+def own_registrations(found: State) -> OwnRegistrations:
+    """Clients that register themselves."""
+    settings = found.settings
+    rules = Rules(tuple(one.name for one in settings.ehrs), settings.jwks_loopback)
+    policy = Policy(settings.registration, settings.registration_review)
+    return OwnRegistrations(found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in)
 
 
 def clients(found: State) -> Clients:
@@ -281,6 +290,7 @@ def gateway(settings: Settings) -> Gateway:
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
+        registration.router(own_registrations(found), oauth_edge),
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
         security.router(web_edge, doors),
@@ -432,14 +442,16 @@ def _lives(settings: Settings) -> Mapping[str, Lives]:
 
 def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:
     urls = Endpoints(settings.public_url, ehr)
-    return {"authorize": urls.authorize, "token": urls.token, "introspect": urls.introspect, "revoke": urls.revoke}
+    found = {"authorize": urls.authorize, "token": urls.token, "introspect": urls.introspect, "revoke": urls.revoke}
+    return found | ({"register": urls.register} if settings.registration != "closed" else {})
 
 
 def _documents(settings: Settings, ehr: str, types: tuple[str, ...]) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
     url, must = settings.public_url, settings.require_pushed_requests
+    offered = Offered(settings.registration != "closed")
     return {
-        "smart-configuration": lambda: smart_configuration(public_url=url, ehr=ehr, types=types, must_push=must),
-        "openid-configuration": lambda: openid_configuration(public_url=url, ehr=ehr, types=types, must_push=must),
+        "smart-configuration": lambda: smart_configuration(public_url=url, ehr=ehr, types=types, must_push=must, offered=offered),
+        "openid-configuration": lambda: openid_configuration(public_url=url, ehr=ehr, types=types, must_push=must, offered=offered),
     }
 
 

@@ -107,19 +107,25 @@ def router(tokens: Tokens, inspector: Inspects, pushed: Pushes, keys: KeySource,
 
 
 async def _form_endpoint(request: Request, ehr: str, action: str, answer: Answer, edge: OAuthEdge) -> Response:
-    caller = Caller(uuid.uuid4().hex, client_address(request.scope, edge.trusted_proxies))
-    decided = await _decided(request, ehr, answer, edge, caller)
-    if request.method != "OPTIONS":  # a preflight asks for nothing yet
-        decided = _on_record(decided, Event(ehr[:_LONGEST_NAME], caller, now()), action, edge)
-    response = _rendered(decided)
-    response.headers["X-Request-Id"] = caller.request_id
+    response = await answered(request, ehr, action, edge, lambda caller: _answered(request, ehr, answer, edge, caller))
     await _cors(request, response, edge)
     return response
 
 
-async def _decided(request: Request, ehr: str, answer: Answer, edge: OAuthEdge, caller: Caller) -> Decided:
+async def answered(request: Request, ehr: str, action: str, edge: OAuthEdge, answer: Callable[[Caller], Awaitable[Decided]]) -> Response:
+    """The answer as OAuth's JSON, whatever happens, and on record before it is given."""
+    caller = Caller(uuid.uuid4().hex, client_address(request.scope, edge.trusted_proxies))
+    decided = await _decided(answer, caller, ehr)
+    if request.method != "OPTIONS":  # a preflight asks for nothing yet
+        decided = _on_record(decided, Event(ehr[:_LONGEST_NAME], caller, now()), action, edge)
+    response = _rendered(decided)
+    response.headers["X-Request-Id"] = caller.request_id
+    return response
+
+
+async def _decided(answer: Callable[[Caller], Awaitable[Decided]], caller: Caller, ehr: str) -> Decided:
     try:
-        return await _answered(request, ehr, answer, edge, caller)
+        return await answer(caller)
     except ClientGone:
         return refused("invalid_request")
     except FhirError as error:

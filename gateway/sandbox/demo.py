@@ -244,6 +244,8 @@ def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.V
         f'public_url = "http://127.0.0.1:{chosen.gateway}"',
         'data_dir = "gateway"',
         "jwks_loopback = true",
+        'registration = "open"',
+        "registration_review = false",
         *([f"redis = {json.dumps(cache.url)}"] if cache else []),
         f"[ehr.{wanted.name}]",
         f"url = {json.dumps(ehr_url)}",

@@ -25,6 +25,12 @@ async def replace_secret(connection: AsyncConnection, client: Client, hash_: str
     return await changed(connection, same.values(secret_hash=hash_, old_secret_hash=old, old_secret_until=old_until))
 
 
+async def rotate_registration(connection: AsyncConnection, client_id: str, hash_: str, new_hash: str) -> bool:
+    """Replace the token with which it manages itself. True once for each: then nobody else changes the client in this transaction."""
+    held = update(t.client).where(t.client.c.id == client_id, t.client.c.registration_hash == hash_)
+    return await changed(connection, held.values(registration_hash=new_hash))
+
+
 async def forget(connection: AsyncConnection, client_id: str) -> bool:
     """Forget it, with its origins and whatever waits in its name. Grants are ended by the caller, and stay on file. True when this call did."""
     return await changed(connection, delete(t.client).where(t.client.c.id == client_id))

@@ -21,6 +21,10 @@ _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _SEE_OTHER = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
 _REASONS = {
+    "client-pending": (
+        "This app is waiting for approval",
+        "It was registered, and the people who run this service have not approved it yet. Nothing was shared.",
+    ),
     "client-unknown": ("This app is not known here", "The app that sent you is not registered with this service. Nothing was shared."),
     "redirect-not-registered": (
         "This app is not known here",

@@ -13,10 +13,12 @@ import pytest
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorize import Back, Page
 from gateway.smart.server.authorizer import Ask, At, Begun, SignIn
-from gateway.smart.server.clients import Clients
+from gateway.smart.server.invites import Terms
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Wanted
 from gateway.smart.server.memory import Choice
+from gateway.smart.server.own_registration import OwnRegistrations, Policy
+from gateway.smart.server.registration import Rules
 from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
@@ -209,13 +211,38 @@ async def test_of_rotations_at_once_one_is_done(server):
 async def test_of_new_secrets_at_once_one_is_given(server):
     """A secret that is printed is one that counts."""
     await server.secret_app()
-    clients = Clients(server.database, record_in=server._record_in, clock=server.clock)  # where the records go
-    found = await asyncio.gather(*(clients.rotate_secret("web") for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(server.clients.rotate_secret("web") for _ in range(3)), return_exceptions=True)
     given = [one for one in found if isinstance(one, str)]
     async with server.database.read() as connection:
         client = await rows.client(connection, "web")
     assert client is not None
     assert client.secret_hash == digest(given[-1])
+
+
+async def test_an_invite_is_used_as_often_as_it_says(server):
+    """ATK-O27: of six registrations at once with an invite for two, two are."""
+    own = OwnRegistrations(
+        server.database, Rules(("hapi",)), Policy("token"), public_url=smart.PUBLIC_URL, record_in=server._record_in, clock=server.clock
+    )
+    _, token = await server.invites.make(Terms("hapi", uses=2))
+    asked = (own.register("hapi", {"redirect_uris": [smart.APP]}, [f"Bearer {token}"], Caller(address="192.0.2.1")) for _ in range(PARALLEL))
+    found = await asyncio.gather(*asked)
+    assert sorted(one.status for one in found) == [201, 201, 401, 401, 401, 401]
+
+
+async def test_a_registration_token_is_replaced_once(server):
+    """Of changes at once with one token one is made, and a client that was disabled meanwhile stays so."""
+    own = OwnRegistrations(
+        server.database, Rules(("hapi",)), Policy("open"), public_url=smart.PUBLIC_URL, record_in=server._record_in, clock=server.clock
+    )
+    told = (await own.register("hapi", {"redirect_uris": [smart.APP]}, [], Caller())).body
+    sent = {"client_id": told["client_id"], "redirect_uris": [smart.APP]}
+    token = [f"Bearer {told['registration_access_token']}"]
+    asked = [own.update("hapi", told["client_id"], sent | {"client_name": f"app {n}"}, token, Caller()) for n in range(PARALLEL)]
+    *found, _ = await asyncio.gather(*asked, server.clients.disable(told["client_id"]))
+    assert [one.status for one in found].count(200) <= 1
+    assert {one.status for one in found} <= {200, 401, 403}
+    assert (await server.clients.named(told["client_id"])).disabled_at is not None
 
 
 async def test_attempts_at_once_all_count(server):

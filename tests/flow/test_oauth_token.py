@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
-from gateway.smart.server.clients import Clients
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import people
@@ -359,7 +358,7 @@ async def test_closed_accounts_and_ended_relations_end_tokens(running):
 async def test_a_disabled_client_has_no_access_any_more(running):
     """At the next request, whatever it holds; and when it is enabled again, it begins anew."""
     held, form = await running.tokens(), await running.code()
-    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    clients = running.server.clients
     assert await clients.disable("web") == 2  # the tokens' grant, and the code's
     refresh = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
     assert not await running.counts(held["access_token"])
@@ -377,7 +376,7 @@ async def test_a_disabled_client_has_no_access_any_more(running):
 
 async def test_a_secret_is_replaced(running):
     """The old one counts no more, or for as long as was said; what the client was allowed stays."""
-    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    clients = running.server.clients
     held = await running.tokens()
 
     async def counts(secret: str) -> bool:
@@ -401,7 +400,7 @@ async def test_a_secret_is_replaced(running):
 
 async def test_a_deleted_client_leaves_nothing(running):
     """Its tokens, codes and grants are over, and stay so for whoever is registered under its name later."""
-    clients = Clients(running.server.database, record_in=running.server._record_in, clock=running.server.clock)
+    clients = running.server.clients
     held, form = await running.tokens(), await running.code()
     assert await clients.delete("web") == 2
     refresh = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}

@@ -24,18 +24,22 @@ from fastapi import FastAPI
 from joserfc import jwk, jwt
 
 from gateway.api import oauth as api_oauth
+from gateway.api import registration as api_registration
 from gateway.audit import AuditRecord
 from gateway.seal import Sealer
 from gateway.smart.server.accounts import Accounts, Attempts, Passwords
 from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.authorizer import Authorizations
+from gateway.smart.server.clients import Clients
 from gateway.smart.server.driver import TokenDriver
 from gateway.smart.server.factors import Factors
 from gateway.smart.server.grants import Grants
 from gateway.smart.server.inspection import Inspector
+from gateway.smart.server.invites import Invites
 from gateway.smart.server.jwks import ClientKeys, FetchedKeys
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
+from gateway.smart.server.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.passkeys import Passkeys
 from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
@@ -128,6 +132,7 @@ class Smart:
     public_url: str = PUBLIC_URL
     mailbox: Mailbox = field(default_factory=Mailbox)
     must_push: bool = False
+    policy: Policy = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
@@ -147,6 +152,8 @@ class Smart:
         self.verification = Verification(self.database, PASSWORDS, SEALER, notifier, service="Test", **limited)
         self.launches = Launches(self.database, public_url=self.public_url, **common)
         self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
+        self.own_registrations = OwnRegistrations(self.database, Rules((EHR, "other")), self.policy, public_url=self.public_url, **common)
+        self.clients, self.invites = Clients(self.database, **common), Invites(self.database, **common)
         self.grants = Grants(self.database, **common)
         self.authenticator = Authenticator(self.database, clock=self.clock)
         self.people = People(self.sessions, public_url=self.public_url)
@@ -165,6 +172,7 @@ class Smart:
         app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.pushed, self.keys, edge))
+        app.include_router(api_registration.router(self.own_registrations, edge))
         web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
         doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification)
         app.include_router(signin.router(web_edge, doors, self.authorizations))

@@ -131,6 +131,7 @@ def test_clients_are_listed_disabled_and_enabled(run):
     assert "disabled already" in run("client", "disable", "growth", code=2).stderr
     assert json.loads(run("client", "enable", "growth", "--json").output) == {"client_id": "growth", "disabled": False}
     assert "is not disabled" in run("client", "enable", "growth", code=2).stderr
+    assert "does not wait" in run("client", "approve", "growth", code=2).stderr
     shown = json.loads(run("client", "show", "growth", "--json").output)
     assert shown["redirect_uris"] == APP["redirect_uris"]
     assert shown["disabled_at"] is None

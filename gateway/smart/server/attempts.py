@@ -54,6 +54,11 @@ def limits_of_sending(attempts: Attempts, whom: str, address: str) -> tuple[Limi
     )
 
 
+def limits_of_registration(address: str, most: int, window: int) -> Iterable[Limit]:
+    """Of clients that are registered from one address."""
+    return _of_address(address, most, window, "register-")
+
+
 def _of_address(address: str, most: int, window: int, kind: str = "") -> Iterable[Limit]:
     """None when it is not known."""
     return (Limit(_hashed(f"{kind}address:{_network(address)}"), most, window),) if address else ()

@@ -177,10 +177,16 @@ class AuthorizeCore(Core):
         """An error of Authlib's or ours: back to the app when its address was checked, else a page."""
         code, uri = str(error.error), error.redirect_uri
         if not uri:
-            return Page({"invalid_client": "client-unknown"}.get(code, "redirect-not-registered"))
+            return self._unknown() if code == "invalid_client" else Page("redirect-not-registered")
         words = _WORDS.get(code) or str(error.description or "")
         answer = {"error": code} | ({"error_description": words} if words else {})
         return Back(redirect(uri, answer, state, self.snapshot.endpoints.base), code, words)
+
+    def _unknown(self) -> Page:
+        """No client that counts; one that registered itself and waits for the operator is told so."""
+        client = self.snapshot.client
+        waits = client is not None and client.pending_since is not None and client.disabled_at is None and client.is_of(self.snapshot.endpoints.ehr)
+        return Page("client-pending", 403) if waits else Page("client-unknown")
 
     def handle_error_response(self, request: Request, error: Any) -> Back | Page:
         """An error at the end of the way."""

@@ -1,11 +1,12 @@
 """The discovery documents of one EHR. Pure: both the FHIR facade and the OAuth routes answer with them.
 
-Every capability that is listed works; what comes later (registration endpoint, brands) is not there (HL7@348-371).
+Every capability that is listed works; what the operator does not offer (a registration endpoint, brands) is not there (HL7@348-371).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gateway.smart.server.assertion import ALGORITHMS
@@ -49,7 +50,28 @@ STYLE: dict[str, Any] = {
 }
 
 
-def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What is there by configuration alone. `brands`: where the bundle is, and the identifier of this EHR's brand in it."""
+
+    registration: bool = False
+    brands: str = ""
+    brand_identifier: Mapping[str, str] | None = None
+
+    def members(self, endpoints: Endpoints) -> dict[str, Any]:
+        """Of the discovery document."""
+        found: dict[str, Any] = {"registration_endpoint": endpoints.register} if self.registration else {}
+        if self.brands:
+            found["user_access_brand_bundle"] = self.brands
+        if self.brands and self.brand_identifier:
+            found["user_access_brand_identifier"] = dict(self.brand_identifier)
+        return found
+
+
+_NOTHING = Offered()
+
+
+def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False, offered: Offered = _NOTHING) -> dict[str, Any]:
     """`{base}/.well-known/smart-configuration`. `types`: the resource types that scopes may name; `must_push`: every app pushes its request."""
     endpoints = Endpoints(public_url, ehr)
     return {
@@ -70,12 +92,12 @@ def smart_configuration(*, public_url: str, ehr: str, types: Iterable[str], must
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
         "capabilities": list(CAPABILITIES),
-    }
+    } | offered.members(endpoints)
 
 
-def openid_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False) -> dict[str, Any]:
+def openid_configuration(*, public_url: str, ehr: str, types: Iterable[str], must_push: bool = False, offered: Offered = _NOTHING) -> dict[str, Any]:
     """`{base}/.well-known/openid-configuration` (OpenID Connect Discovery 3)."""
-    smart = smart_configuration(public_url=public_url, ehr=ehr, types=types, must_push=must_push)
+    smart = smart_configuration(public_url=public_url, ehr=ehr, types=types, must_push=must_push, offered=offered)
     return {name: value for name, value in smart.items() if name != "capabilities"} | {
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],

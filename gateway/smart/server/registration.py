@@ -1,7 +1,7 @@
 """Registering clients from RFC 7591 metadata. `judge` is pure; `Registrar` stores.
 
-The operator hands the metadata over, so there is no open endpoint; what is refused is refused all the same (AUTHLIB-E12, ATK-O27), because
-a careless registration is the way into an authorization server.
+Here the operator hands the metadata over (what a client may say of itself is in `own_registration`); what is careless is refused all the same
+(AUTHLIB-E12, ATK-O27), because a registration is the way into an authorization server.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from gateway.store.oauth_rows import Client, digest, new_id, new_secret
 _APP_GRANTS = ("authorization_code", "refresh_token")
 _METHODS = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
 _SECRETS = ("client_secret_basic", "client_secret_post")
+_SHORTEST_MODULUS = 342  # characters of base64url: 2048 bits
 _LONGEST = 20_000  # characters; a scope of every type is the longest sane value
-_KEPT = ("client_uri", "policy_uri", "tos_uri", "software_id", "software_version")  # as they are; nothing is ever fetched from them
+_PAGES = ("client_uri", "logo_uri", "policy_uri", "tos_uri")  # of the client's; nothing is ever fetched from them
+_KEPT = (*_PAGES, "software_id", "software_version")  # given back as they are
 _CLIENT_ID = re.compile(r"[!-~]{1,255}", re.ASCII)
 # RFC 8252 section 7.1: a scheme of an app's own is a domain name reversed. That also keeps javascript:, data: and file: out.
 _OWN_SCHEME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9-]+)+", re.ASCII)
@@ -64,6 +66,7 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
         raise _refused("A backend client proves itself by its key: register jwks or jwks_uri.")
     uris = _redirect_uris(metadata, backend=backend)
     jwks, jwks_uri = _keys(metadata, method, rules)
+    _check_pages(metadata)
     scope, push = _scope(metadata, backend=backend), _push(metadata, rules, backend=backend)
     client_id = _client_id(metadata)
     secret = _text(metadata, "client_secret")
@@ -225,6 +228,15 @@ def _launch_uri(metadata: Mapping[str, Any]) -> str:
     return uri
 
 
+def _check_pages(metadata: Mapping[str, Any]) -> None:
+    """Addresses for people are of web pages: another kind would do something when somebody follows it."""
+    for name in _PAGES:
+        uri = _text(metadata, name)
+        parts = _parts(uri) if uri else None
+        if uri and (parts is None or parts.scheme not in ("https", "http") or not parts.hostname or "@" in parts.netloc):
+            raise _refused(f"{name} is not the address of a web page.")
+
+
 def _origin(uri: str) -> str:
     """scheme://host[:port] as browsers send it in `Origin`: lower case, no default port (RFC 6454 section 6.1)."""
     parts = urlsplit(uri)
@@ -283,11 +295,12 @@ def _check_key(key: Any) -> None:
     if {"d", "p", "q", "k"} & found.keys():
         raise _refused("jwks: that is a private key. Register the public part, and make a new key pair: this one was shown.")
     if not _is_usable(found):
-        raise _refused("jwks: an RSA or P-384 public key is needed.")
+        raise _refused("jwks: a public key is needed, RSA of 2048 bits or more, or P-384.")
 
 
 def _is_usable(key: dict[str, Any]) -> bool:
-    if key.get("kty") not in ("RSA", "EC"):
+    strong = {"RSA": len(str(key.get("n", ""))) >= _SHORTEST_MODULUS, "EC": key.get("crv") == "P-384"}  # for RS384 and ES384
+    if not strong.get(str(key.get("kty")), False):
         return False
     try:
         jwk.import_key(dict(key))

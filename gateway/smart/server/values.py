@@ -88,6 +88,11 @@ class Endpoints:
         return f"{self._auth}/revoke"
 
     @property
+    def register(self) -> str:
+        """Where clients register themselves (RFC 7591)."""
+        return f"{self._auth}/register"
+
+    @property
     def jwks(self) -> str:
         """Public keys of id_tokens."""
         return f"{self._auth}/jwks"
