@@ -19,6 +19,7 @@ import httpx
 from bench.ehr import PATIENT, resources
 from bench.load import Target
 from gateway.store import oauth as rows
+from gateway.store import people
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, Client, new_id
 from tests.support import parts, smart
@@ -121,7 +122,7 @@ async def _token(folder: Path) -> str:
     account = Account(new_id(), new_id(), "", "ehr", f"Patient/{PATIENT}", "Bench", moment)
     async with database.write() as connection:
         await rows.put_client(connection, client, frozenset())
-        await rows.put_account(connection, account, ())
+        await people.put_account(connection, account, ())
     try:
         return await smart.issue(database, client_id="bench", scope=SCOPE, ehr="ehr", account=account, patient=PATIENT)
     finally:

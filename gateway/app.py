@@ -25,6 +25,7 @@ from gateway import compose, logs, worker
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import ConfigError, FhirError, Unavailable
+from gateway.sockets import listening
 from gateway.web.pages import Pages
 from gateway.web.people import exception_handlers
 
@@ -150,9 +151,8 @@ async def _check(settings: Settings) -> None:
 
 def _listener(settings: Settings) -> socket.socket:
     """Bound here, so that an address in use is one line, and every worker process shares it."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        return listening(settings.host, settings.port)
     except OSError as error:
         raise ConfigError(
             f"{settings.listen} cannot be listened on ({error.strerror})", where="listen", fix="choose another port, or end what uses this one"

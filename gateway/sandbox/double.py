@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import json
 import re
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from gateway import shipped
 from gateway.fhir.json import parse_trusted
 from gateway.sandbox.double_fhir import Answer, Lies, Received, Server
 from gateway.sandbox.double_store import Store
+from gateway.sockets import listening
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -202,7 +202,7 @@ async def _send(answer: Answer, send: Send, *, cut: bool) -> None:
 @contextlib.contextmanager
 def served(double: Double) -> Generator[str]:
     """Serve it on a free port of 127.0.0.1, in a thread of its own; gives the base URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listening("127.0.0.1")
     config = uvicorn.Config(double, log_level="critical", lifespan="off", ws="none", timeout_keep_alive=30)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), name="double", daemon=True)

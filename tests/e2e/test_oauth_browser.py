@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,6 +13,7 @@ import uvicorn
 from playwright.async_api import Browser, BrowserContext, Page
 from starlette.responses import PlainTextResponse
 
+from gateway.sockets import listening
 from tests.support import smart
 
 pytestmark = pytest.mark.browser
@@ -40,7 +40,7 @@ class Served:
 
 @pytest.fixture
 async def served(tmp_path) -> AsyncIterator[Served]:
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listening("127.0.0.1")
     port = listener.getsockname()[1]
     found = Served(f"http://127.0.0.1:{port}", f"http://localhost:{port}/client/cb")
     async with smart.smart_server(f"sqlite+aiosqlite:///{tmp_path}/store.db", public_url=found.url) as server:

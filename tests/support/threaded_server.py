@@ -12,11 +12,13 @@ from typing import Any
 
 import uvicorn
 
+from gateway.sockets import listening
+
 
 @contextmanager
 def served(app: Any, *, listener: socket.socket | None = None, lifespan: str = "off") -> Iterator[str]:
     """Serve it until the end of the block; gives its URL."""
-    listener = listener or socket.create_server(("127.0.0.1", 0))
+    listener = listener or listening("127.0.0.1")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan=lifespan))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from gateway import app, compose, config
 from gateway.sandbox import people
 from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
+from gateway.sockets import listening
 from gateway.store.oauth_rows import ListedPatient
 from tests.support.threaded_server import served
 
@@ -47,7 +47,7 @@ def whole(folder: Path) -> Iterator[Whole]:
         double = Double()
         upstream = stack.enter_context(double_served(double))
         asyncio.run(people.load(upstream, people.folders(datetime.now(UTC).date()), headers={}, say=lambda _: None))
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listening("127.0.0.1")
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         flags = {"ehr": (f"{EHR}={upstream}",), "public_url": url, "data_dir": str(folder)}
         environ = {"GATEWAY_EHR_CLINIC_DISPLAY": "Alder Street Clinic", "GATEWAY_EHR_CLINIC_PHONE": "555 0100"}

@@ -21,6 +21,7 @@ import uvicorn
 
 from gateway.api.asgi import Receive, Scope, Send
 from gateway.errors import ConfigError
+from gateway.sockets import listening
 
 HOST = "127.0.0.1"
 CLIENT_ID = "sample-app"
@@ -127,7 +128,7 @@ class RunningApp:
 def listen(port: int = 0) -> socket.socket:
     """A loopback port of its own, 0 for a free one: taken first, because the registration of the app names it. Raises ConfigError."""
     try:
-        return socket.create_server((HOST, port))
+        return listening(HOST, port)
     except OSError as error:
         raise ConfigError(f"The sample app cannot have port {port}.", where="sample app", fix="choose another port") from error
 
