@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, case, delete, insert, literal, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
+from gateway.store.base import UtcDateTime
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession
 from gateway.store.row_values import add_once, as_row, as_value, changed, one_row
 
@@ -127,13 +129,22 @@ async def rename_web_session(connection: AsyncConnection, hash_: str, new: str) 
 
 
 async def count_attempt(connection: AsyncConnection, key: str, at: datetime, window_began: datetime) -> tuple[int, datetime]:
-    """Count one more attempt. Returns how many there were since when, this one included; an older window begins anew."""
-    table = t.sign_in_attempt
-    if await add_once(connection, table, {"key": key, "count": 1, "since": at}):
-        return 1, at
-    await connection.execute(update(table).where(table.c.key == key, table.c.since <= window_began).values(count=0, since=at))
-    await connection.execute(update(table).where(table.c.key == key).values(count=table.c.count + 1))
-    row = (await connection.execute(select(table.c.count, table.c.since).where(table.c.key == key))).one()
+    """Count one more attempt. Returns how many there were since when, this one included; an older window begins anew.
+
+    One statement: on PostgreSQL a success may forget the row between two.
+    """
+    table, make = t.sign_in_attempt, postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    over = table.c.since <= window_began
+    counted = (
+        make(table)
+        .values(key=key, count=1, since=at)
+        .on_conflict_do_update(
+            index_elements=["key"],
+            set_={"count": case((over, 1), else_=table.c.count + 1), "since": case((over, literal(at, UtcDateTime())), else_=table.c.since)},
+        )
+        .returning(table.c.count, table.c.since)
+    )
+    row = (await connection.execute(counted)).one()
     return int(row[0]), row[1]
 
 

@@ -185,10 +185,11 @@ async def pending(connection: AsyncConnection, hash_: str, at: datetime) -> Pend
     return found if found and found.expires_at > at else None
 
 
-async def try_pending(connection: AsyncConnection, value: Pending, *, most: int) -> bool:
-    """Count a try, before it is judged. False when there were `most`, or when another step waits there by now."""
+async def try_pending(connection: AsyncConnection, value: Pending, *, most: int) -> int:
+    """Count a try, before it is judged: the how-manieth it is. 0 when there were `most`, or when another step waits there by now."""
     same = (t.pending.c.hash == value.hash, t.pending.c.began_at == value.began_at, t.pending.c.tries < most)
-    return await changed(connection, update(t.pending).where(*same).values(tries=t.pending.c.tries + 1))
+    counted = update(t.pending).where(*same).values(tries=t.pending.c.tries + 1).returning(t.pending.c.tries)
+    return int((await connection.execute(counted)).scalar() or 0)
 
 
 async def take_pending(connection: AsyncConnection, value: Pending) -> bool:

@@ -167,7 +167,7 @@ class Factors:
             account = await people.account(connection, waiting.account_id) if waiting else None
             if waiting is None or account is None or account.disabled_at is not None:
                 return Over()
-            if not await people_factors.try_pending(connection, waiting, most=_TRIES):
+            if not (tried := await people_factors.try_pending(connection, waiting, most=_TRIES)):
                 return Over()
             event = Event(account.ehr, caller, moment, account=account)
             limits = limits_of_factor(self._attempts, account.id, caller.address)
@@ -177,7 +177,7 @@ class Factors:
             method = await self._used(connection, account, entered)
             if not method or not await people_factors.take_pending(connection, waiting):
                 await self._record_in(connection, event.record("login", 403, reason="factor-wrong"))
-                return WrongCode() if waiting.tries + 1 < _TRIES else Over()
+                return WrongCode() if tried < _TRIES else Over()
             await forgive(connection, limits)
             await self._record_in(connection, event.record("login", 303, detail=method))
             return Passed(account, method)

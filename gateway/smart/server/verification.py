@@ -240,7 +240,8 @@ class Verification:
         moment = self._clock()
         async with self._database.write() as connection:
             waiting = await people_factors.pending(connection, hash_, moment)
-            if waiting is None or not await people_factors.try_pending(connection, waiting, most=_TRIES):
+            tried = await people_factors.try_pending(connection, waiting, most=_TRIES) if waiting else 0
+            if waiting is None or not tried:
                 return Over()
             limits = self._tries(waiting, caller)
             if wait := await count(connection, limits, moment):
@@ -251,7 +252,7 @@ class Verification:
                 await forgive(connection, limits)
             return waiting
         await self._record_wrong(waiting, caller)
-        return WrongCode() if waiting.tries + 1 < _TRIES else Over()
+        return WrongCode() if tried < _TRIES else Over()
 
     async def _record_wrong(self, waiting: Pending, caller: Caller) -> None:
         async with self._database.write() as connection:
