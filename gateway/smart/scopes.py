@@ -16,7 +16,7 @@ _V1 = {"read": "rs", "write": "cud", "*": "cruds"}
 # The condition may hold what RFC 6749 allows in a scope (appendix A.4): neither a quotation mark nor a backslash.
 _CLINICAL = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]{1,63})\.(read|write|\*|[cruds]{1,5})(?:\?([!#-[\]-~]+))?")
 # Those that this server grants: what is not here is ignored (RFC 6749 section 3.3).
-CONTEXT_SCOPES = frozenset({"openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access"})
+CONTEXT_SCOPES = frozenset({"openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ class Grant:
     revoked_at: datetime | None = None
     revoked_reason: str = ""
     extra: Mapping[str, Any] | None = None  # further members of the launch context
+    online_until: datetime | None = None  # with online_access: the end of the sign-in that it was granted in
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,7 @@ grant = Table(
     Column("revoked_at", UtcDateTime),
     Column("revoked_reason", String(64), nullable=False, default=""),  # for who looks into the store: nothing here reads it
     Column("extra", JSON(none_as_null=True)),
+    Column("online_until", UtcDateTime),
 )
 
 code = Table(

@@ -102,9 +102,17 @@ async def end_web_session(connection: AsyncConnection, hash_: str) -> None:
     await connection.execute(delete(t.web_session).where(t.web_session.c.hash == hash_))
 
 
-async def end_web_sessions_of(connection: AsyncConnection, account_id: str) -> None:
+async def end_web_sessions_of(connection: AsyncConnection, account_id: str, at: datetime) -> None:
     """Sign out everywhere: the password changed, or the account was disabled."""
     await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
+    await end_online_access(connection, account_id, at)
+
+
+async def end_online_access(connection: AsyncConnection, account_id: str, at: datetime) -> None:
+    """End what apps got for as long as this person is signed in."""
+    table = t.grant
+    online = update(table).where(table.c.account_id == account_id, table.c.online_until.is_not(None), table.c.revoked_at.is_(None))
+    await connection.execute(online.values(revoked_at=at, revoked_reason="signed-out"))
 
 
 async def web_sessions_of(connection: AsyncConnection, account_id: str) -> tuple[WebSession, ...]:

@@ -60,6 +60,7 @@ class _App:
     patient: str
     since: str
     offline: bool
+    online: bool
     may: tuple[str, ...]
 
     @classmethod
@@ -68,7 +69,15 @@ class _App:
         grant = connected.grant
         patient = (display or f"Patient {grant.patient}") if grant.patient else ""
         since = day_words(grant.created_at)
-        return cls(grant.id, connected.client_name, patient, since, connected.offline, tuple(grant_words(connected.scopes)))
+        return cls(
+            grant.id,
+            connected.client_name,
+            patient,
+            since,
+            connected.offline,
+            connected.grant.online_until is not None,
+            tuple(grant_words(connected.scopes)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,7 @@ class _Authorize:
             identity=[one for one in shown if not one.clinical],
             minutes=lifetimes.access // 60,
             days=lifetimes.refresh // 86400,
+            hours=lifetimes.online // 3600,
             until=day_words(step.at + timedelta(seconds=lifetimes.refresh)),
             may_remember=step.may_remember,
             remembered_until=day_words(step.at + timedelta(seconds=lifetimes.consent)),

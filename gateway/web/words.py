@@ -14,6 +14,7 @@ CONTEXT: Mapping[str, str] = {
     "launch": "Know which patient was open when it was started",
     "launch/patient": "Know whose record you chose here",
     "offline_access": "Keep this access when you are not using the app",
+    "online_access": "Keep this access until you sign out here",
 }
 
 TYPES: Mapping[str, str] = {

@@ -225,6 +225,28 @@ async def _offline(world: World) -> None:
     assert again["access_token"] != token["access_token"]
 
 
+async def _online(world: World) -> None:
+    """HL7@100: new tokens while the person is signed in; none after, and what she gave ends with it."""
+    browser, pkce = smart.Browser(world.app), smart.Pkce()
+    request = smart.asking(scope="launch/patient online_access patient/Patient.r", pkce=pkce)
+    form = {"grant_type": "authorization_code", "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    token = await world.token(form | {"code": await smart.code_for(browser, request)})
+    again = await world.token({"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"})
+    assert (await world.gateway.fhir(again["access_token"], "GET", "Patient/a")).status_code == 200
+    await browser.get("/signout")
+    await browser.submit("/signout")
+    refused = await world.asked_for_token({"grant_type": "refresh_token", "refresh_token": again["refresh_token"], "client_id": "app"})
+    assert refused.json()["error"] == "invalid_grant"
+    assert (await world.gateway.fhir(again["access_token"], "GET", "Patient/a")).status_code == 401
+
+
+async def test_online_access(world: World):
+    """HL7@100, HL7@366: as long as she is signed in; with offline access besides, that counts."""
+    await _online(world)
+    both = await world.launched(f"{OFFLINE} online_access")
+    assert {"online_access", "offline_access"} <= set(both["scope"].split())
+
+
 async def _patient_level(world: World) -> None:
     token = (await world.launched("launch/patient patient/Observation.rs"))["access_token"]
     found = (await world.gateway.fhir(token, "GET", "Observation")).json()
@@ -265,6 +287,7 @@ _SHOWN = {
     "context-ehr-encounter": _launch_ehr_encounter,
     "context-standalone-patient": _launch_standalone,
     "permission-offline": _offline,
+    "permission-online": _online,
     "permission-patient": _patient_level,
     "permission-user": _user_level,
     "permission-v1": _version_1,

@@ -79,8 +79,8 @@ def test_condition_is_kept_to_the_letter():
 
 def test_context_scopes_that_are_granted():
     """Only scopes that this server can honour are known."""
-    assert {"openid", "fhirUser", "launch", "launch/patient", "offline_access"} <= CONTEXT_SCOPES
-    assert not any(text in CONTEXT_SCOPES or parse_scope(text) for text in ("online_access", "launch/encounter", "email", "OPENID"))
+    assert {"openid", "fhirUser", "launch", "launch/patient", "offline_access", "online_access"} <= CONTEXT_SCOPES
+    assert not any(text in CONTEXT_SCOPES or parse_scope(text) for text in ("launch/encounter", "email", "OPENID"))
 
 
 def test_split_keeps_order_and_drops_repeats():

@@ -168,12 +168,12 @@ class Accounts:
     async def set_password(self, account: Account, password: str) -> None:
         """A new password, by the operator, ends all sessions."""
         check_password(password)
-        encoded = await self._passwords.hash(password)
+        encoded, moment = await self._passwords.hash(password), self._clock()
         async with self._database.write() as connection:
             await people.set_password(connection, account.id, encoded)
-            await people.end_web_sessions_of(connection, account.id)
+            await people.end_web_sessions_of(connection, account.id, moment)
             await people_factors.end_pending_of(connection, account.id)
-            await self._record_in(connection, Event(account.ehr, Caller(), self._clock(), account=account).record("password-set", 200))
+            await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("password-set", 200))
 
     async def change_password(self, visitor: Visitor, password: str, caller: Caller) -> str:
         """A new password, by the person, ends all other sessions; hers goes on under the secret that is returned. Raises ConfigError."""
@@ -191,7 +191,7 @@ class Accounts:
         moment = self._clock()
         async with self._database.write() as connection:
             await people.disable_account(connection, account.id, moment)
-            await people.end_web_sessions_of(connection, account.id)
+            await people.end_web_sessions_of(connection, account.id, moment)
             await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("account-disable", 200))
 

@@ -258,6 +258,7 @@ def _family(snapshot: AuthorizationSnapshot, consented: Consented, client: Clien
         account_id=consented.account.id,
         patient=consented.patient,
         context="picked" if consented.patient else "",
+        online_until=_online_until(snapshot, consented),
     )
     if launch is None:
         return grant
@@ -270,6 +271,13 @@ def _family(snapshot: AuthorizationSnapshot, consented: Consented, client: Clien
         need_patient_banner=launch.need_patient_banner,
         extra=launch.extra if launched else None,
     )
+
+
+def _online_until(snapshot: AuthorizationSnapshot, consented: Consented) -> datetime | None:
+    """SMART 2.2 "online_access": as long as the person is signed in, which no sign-in is for longer than this. Offline access is more (HL7@100)."""
+    scopes = split(consented.scope)
+    online = "online_access" in scopes and "offline_access" not in scopes
+    return consented.auth_time + timedelta(seconds=snapshot.lifetimes.online) if online else None
 
 
 class SmartRequest:

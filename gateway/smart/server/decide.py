@@ -61,7 +61,8 @@ class TokenCore(Core):
         access = AccessToken(digest(token["access_token"]), grant.id, token["scope"], now, until, replaces=replaces)
         refresh = None
         if "refresh_token" in token:
-            until = now + timedelta(seconds=snapshot.lifetimes.refresh)
+            longest = now + timedelta(seconds=snapshot.lifetimes.refresh)
+            until = min(longest, grant.online_until) if grant.online_until else longest
             refresh = RefreshToken(digest(token["refresh_token"]), grant.id, "active", now, until, replaces)
         self.add(IssueTokens(grant.id, access, refresh, None if snapshot.grant else grant))
 
@@ -73,8 +74,8 @@ class TokenCore(Core):
             "expires_in": lifetimes.backend if grant_type == "client_credentials" else lifetimes.access,  # AUTHLIB-E6
             "scope": " ".join(split(scope)),
         }
-        granted = self.snapshot.grant.scope if self.snapshot.grant else ""
-        if include_refresh_token and "offline_access" in split(granted):
+        grant = self.snapshot.grant
+        if include_refresh_token and grant and (grant.online_until or "offline_access" in split(grant.scope)):
             token["refresh_token"] = new_secret()
         return token
 

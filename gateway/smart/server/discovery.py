@@ -27,13 +27,14 @@ CAPABILITIES = (
     "context-ehr-encounter",
     "context-standalone-patient",
     "permission-offline",
+    "permission-online",
     "permission-patient",
     "permission-user",
     "permission-v1",
     "permission-v2",
 )
 _AUTH_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
-_CONTEXT = ["openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access"]
+_CONTEXT = ["openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access"]
 STYLE: dict[str, Any] = {
     # SMART 2.2 "Styling": the colours and sizes of the gateway's own pages.
     "color_background": "#ffffff",

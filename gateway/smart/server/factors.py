@@ -136,11 +136,12 @@ class Factors:
 
     async def reset(self, account: Account) -> None:
         """The operator takes app, codes and passkeys away, and signs the person out everywhere."""
+        moment = self._clock()
         async with self._database.write() as connection:
             await people_factors.remove_factors(connection, account.id)
             await people_factors.end_pending_of(connection, account.id)
-            await people.end_web_sessions_of(connection, account.id)
-            await self._record_in(connection, Event(account.ehr, Caller(), self._clock(), account=account).record("factor-remove", 200, detail="all"))
+            await people.end_web_sessions_of(connection, account.id, moment)
+            await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("factor-remove", 200, detail="all"))
 
     # Sign-in
 

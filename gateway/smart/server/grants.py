@@ -80,6 +80,8 @@ class Grants:
 
     def _alive(self, connected: Connected, moment: datetime) -> bool:
         """Whether some token of it can still count: its last one was issued not too long ago."""
+        if connected.grant.online_until:
+            return moment < connected.grant.online_until
         life = self._lifetimes.refresh if connected.offline else self._lifetimes.access
         last = connected.grant.exchanged_at
         return last is not None and moment < last + timedelta(seconds=life)

@@ -105,10 +105,10 @@ class Sessions:
 
     async def end_all(self, visitor: Visitor, caller: Caller) -> None:
         """Sign out everywhere, here too."""
-        account = visitor.account
+        account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
-            await people.end_web_sessions_of(connection, account.id)
-            await self._record_in(connection, Event(account.ehr, caller, self._clock(), account=account).record("logout", 303, detail="everywhere"))
+            await people.end_web_sessions_of(connection, account.id, moment)
+            await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("logout", 303, detail="everywhere"))
 
     async def end(self, secret: str, caller: Caller) -> None:
         """Sign out."""
@@ -117,8 +117,10 @@ class Sessions:
             if session is None:
                 return
             account = await people.account(connection, session.account_id)
+            moment = self._clock()
             await people.end_web_session(connection, session.hash)
-            event = Event(account.ehr if account else "", caller, self._clock(), account=account)
+            await people.end_online_access(connection, session.account_id, moment)
+            event = Event(account.ehr if account else "", caller, moment, account=account)
             await self._record_in(connection, event.record("logout", 303))
 
     def _alive(self, session: WebSession, moment: datetime) -> bool:

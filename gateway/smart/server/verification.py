@@ -225,7 +225,7 @@ class Verification:
             if account is None or account.disabled_at is not None or not await people_factors.take_pending(connection, judged):
                 return Over()
             await people.set_password(connection, account.id, encoded)
-            await people.end_web_sessions_of(connection, account.id)
+            await people.end_web_sessions_of(connection, account.id, moment)
             await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("password-set", 303, detail="code"))
         await self.tell(account, "Your password was changed.")
