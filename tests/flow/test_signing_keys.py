@@ -36,7 +36,7 @@ def another(server: smart.Smart, ahead: float = 0) -> SigningKeys:
 
 async def signed(keys: SigningKeys) -> str:
     key = await keys.signing()
-    return jwt.encode({"alg": "RS256", "kid": key["kid"]}, {"sub": "ann"}, jwk.RSAKey.import_key(dict(key)), algorithms=["RS256"])
+    return jwt.encode({"alg": "RS256", "kid": key.kid}, {"sub": "ann"}, key, algorithms=["RS256"])
 
 
 def holds(token: str, keys: Any) -> bool:
@@ -74,13 +74,13 @@ async def test_every_id_token_verifies_with_every_key_set_that_a_client_may_hold
 
 async def test_a_new_key_is_published_at_once_and_signs_later(server):
     """And the one before it is gone when what it signed is over; then the row is gone as well, at the next rotation."""
-    old = (await server.keys.signing())["kid"]
+    old = (await server.keys.signing()).kid
     made = await server.keys.rotate()
     assert [one.state for one in await server.keys.listed()] == ["waiting", "signing"]
-    assert (await server.keys.signing())["kid"] == old
+    assert (await server.keys.signing()).kid == old
     assert [key["kid"] for key in (await another(server).public())["keys"]] == [made.kid, old]
     server.clock.forward(KEPT + APART)
-    assert (await server.keys.signing())["kid"] == made.kid
+    assert (await server.keys.signing()).kid == made.kid
     assert [one.state for one in await server.keys.listed()] == ["signing", "replaced"]
     server.clock.forward(LIFE + APART)
     assert [one.kid for one in await server.keys.listed()] == [made.kid]

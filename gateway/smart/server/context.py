@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from joserfc import jwk, jwt
+from joserfc import jwt
 
 from gateway.smart.scopes import split
 from gateway.smart.server.values import Endpoints, Snapshot
@@ -52,5 +52,5 @@ def signed_identity(snapshot: Snapshot) -> dict[str, Any]:
         claims["nonce"] = code.nonce
     if "fhirUser" in scopes or "profile" in scopes:
         claims["fhirUser"] = fhir_user_url(account, snapshot.endpoints)
-    header = {"alg": "RS256", "kid": str(key["kid"]), "typ": "JWT"}
-    return {"id_token": jwt.encode(header, claims, jwk.RSAKey.import_key(dict(key)), algorithms=["RS256"])}
+    header = {"alg": "RS256", "kid": str(key.kid), "typ": "JWT"}
+    return {"id_token": jwt.encode(header, claims, key, algorithms=["RS256"])}

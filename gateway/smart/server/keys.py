@@ -84,17 +84,18 @@ class SigningKeys:
     ) -> None:
         self._database, self._seals, self._record_in, self._clock = database, seals, record_in, clock
         self._life = (lifetimes or Lifetimes()).access  # an id_token lives as long as the access token beside it
-        self._opened: dict[bytes, Mapping[str, Any]] = {}
+        self._opened: dict[bytes, jwk.RSAKey] = {}
         self._lock = asyncio.Lock()
 
-    async def signing(self) -> Mapping[str, Any]:
-        """The private JWK to sign with now."""
+    async def signing(self) -> jwk.RSAKey:
+        """The private key to sign with now, always the same object: to check and load one takes as long as ten signatures."""
         return self._open(signing(await self._all(), self._clock()))
 
     async def public(self) -> Mapping[str, Any]:
         """The public JWK Set: no private member ever leaves."""
         found = published(await self._all(), self._clock(), self._life)
-        return {"keys": [{name: key[name] for name in _PUBLIC} for key in map(self._open, found)]}
+        keys = (self._open(one).as_dict(private=False) for one in found)
+        return {"keys": [{name: key[name] for name in _PUBLIC} for key in keys]}
 
     async def listed(self) -> tuple[Listed, ...]:
         """Those that are published, the newest first."""
@@ -102,7 +103,7 @@ class SigningKeys:
         now_signing, until = signing(keys, moment), ends(keys, self._life)
         return tuple(
             Listed(
-                self._open(one)["kid"],
+                str(self._open(one).kid),
                 one.created_at,
                 signs_at(one),
                 "signing" if one is now_signing else "waiting" if one.slot > now_signing.slot else "replaced",
@@ -129,7 +130,7 @@ class SigningKeys:
                 )
             await rows.delete_signing_keys(connection, [one.slot for one in gone])
             if self._record_in:
-                kid = self._open(new)["kid"]
+                kid = self._open(new).kid
                 event = Event("", Caller(), moment)
                 await self._record_in(connection, event.record("key-rotate", 200, detail=f"{kid}{', at once' if at_once else ''}"))
         return (await self.listed())[0]
@@ -148,14 +149,14 @@ class SigningKeys:
         key = await asyncio.to_thread(_new_key)
         return SigningKey(slot, self._seals.seal(json.dumps(key).encode(), _context(slot)), self._clock(), signs_from)
 
-    def _open(self, row: SigningKey) -> Mapping[str, Any]:
+    def _open(self, row: SigningKey) -> jwk.RSAKey:
         if row.sealed not in self._opened:
             self._opened[row.sealed] = self._unsealed(row)
         return self._opened[row.sealed]
 
-    def _unsealed(self, row: SigningKey) -> Mapping[str, Any]:
+    def _unsealed(self, row: SigningKey) -> jwk.RSAKey:
         try:
-            return json.loads(self._seals.open(row.sealed, _context(row.slot)))
+            return jwk.RSAKey.import_key(json.loads(self._seals.open(row.sealed, _context(row.slot))))
         except ValueError as error:  # SealBroken is one
             raise ConfigError(
                 "The signing key in the store cannot be opened with this sealing key.",

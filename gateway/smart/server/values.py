@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from joserfc.jwk import RSAKey
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.audit import AuditRecord
@@ -23,8 +24,8 @@ Clock = Callable[[], datetime]
 class KeySource(Protocol):
     """Where the keys that sign id_tokens come from. RSA, RS256, each with a `kid` (OpenID Connect Core 10.1)."""
 
-    async def signing(self) -> Mapping[str, Any]:
-        """The private JWK to sign with now."""
+    async def signing(self) -> RSAKey:
+        """The private key to sign with now."""
         ...
 
     async def public(self) -> Mapping[str, Any]:
@@ -140,7 +141,7 @@ class Snapshot:
     grant: Grant | None = None  # of the code or the refresh token
     account: Account | None = None  # of the grant
     listed: tuple[ListedPatient, ...] = ()
-    signing_key: Mapping[str, Any] | None = None
+    signing_key: RSAKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
