@@ -40,6 +40,7 @@ from gateway.ingest.receive import Door, Inbox
 from gateway.ingest.senders import RegisteredSenders
 from gateway.ingest.signals import Signals
 from gateway.portal.chart import Source
+from gateway.portal.faces import Faces
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.pipeline import Parts, Pipeline
@@ -294,7 +295,7 @@ def gateway(settings: Settings) -> Gateway:
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
         security.router(web_edge, doors),
-        authorize.router(web_edge, authorizations),
+        authorize.router(web_edge, authorizations, Faces(pipeline)),
         apps.router(web_edge, grants),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )

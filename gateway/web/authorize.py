@@ -6,12 +6,16 @@ that of the browser (ATK-O17).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.portal.faces import Face
+from gateway.proxy.answer import RequestContext
 from gateway.smart.server.authorize import Page
 from gateway.smart.server.authorizer import Ask, At, Authorizations, Begun, Pick
 from gateway.smart.server.consent import Switch
@@ -19,19 +23,30 @@ from gateway.smart.server.memory import NO, Choice
 from gateway.smart.server.requests import given, parse_form
 from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Lifetimes, Pairs
-from gateway.store.oauth_rows import ListedPatient, new_secret
+from gateway.store.oauth_rows import Account, ListedPatient, new_secret
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import ForgedForm, check, csrf_of
+from gateway.web.picker import choice_of, picker
 from gateway.web.sent import Sent, sent_form, sent_pairs
 from gateway.web.steps import Destination, ended, go, step_at, step_path
 from gateway.web.words import condition_words, day_words, scope_words
 
 _LIFETIMES = Lifetimes()
+_READ_AT_MOST = 200
+"""Patients of a list that are all read, so that all can be searched by what the EHR says of them."""
 
 
-def router(edge: WebEdge, authorizations: Authorizations, lifetimes: Lifetimes = _LIFETIMES) -> APIRouter:
+class KnowsFaces(Protocol):
+    """portal.faces.Faces."""
+
+    async def of(self, account: Account, ehr: str, patients: Sequence[str], context: RequestContext) -> Mapping[str, Face]:
+        """Name, birth date and sex by id, as far as they can be had."""
+        ...
+
+
+def router(edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, lifetimes: Lifetimes = _LIFETIMES) -> APIRouter:
     """Routes /auth/{ehr}/{authorize,patient,consent,cancel}. `lifetimes`: as the consent page tells them."""
-    pages = _Authorize(edge, authorizations, lifetimes)
+    pages = _Authorize(edge, authorizations, faces, lifetimes)
     return edge.routes(
         {
             "/auth/{ehr}/authorize": {"GET": pages.authorize, "POST": pages.authorize},
@@ -45,8 +60,8 @@ def router(edge: WebEdge, authorizations: Authorizations, lifetimes: Lifetimes =
 class _Authorize:
     """One method for each page and each form."""
 
-    def __init__(self, edge: WebEdge, authorizations: Authorizations, lifetimes: Lifetimes) -> None:
-        self._edge, self._authorizations, self._lifetimes = edge, authorizations, lifetimes
+    def __init__(self, edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, lifetimes: Lifetimes) -> None:
+        self._edge, self._authorizations, self._faces, self._lifetimes = edge, authorizations, faces, lifetimes
 
     async def authorize(self, request: Request) -> Response:
         """The app sends a browser, by GET or by POST (HL7@48, 49)."""
@@ -70,7 +85,7 @@ class _Authorize:
         step = await self._authorizations.step(at)
         if at.visitor and (isinstance(step, Pick) or (isinstance(step, Ask) and step.may_pick)):
             patients = step.patients if isinstance(step, Pick) else at.visitor.patients
-            return self._picker(request, asked, step, patients)
+            return await self._picker(request, asked, step, at.visitor, patients)
         return go(self._edge, step, asked)
 
     async def patient(self, request: Request) -> Response:
@@ -82,7 +97,7 @@ class _Authorize:
         """What the app asks for, one switch for each scope."""
         at, asked = await self._at_page(request)
         step = await self._authorizations.step(at)
-        return self._consent(request, asked, step, at.visitor) if isinstance(step, Ask) and at.visitor else go(self._edge, step, asked)
+        return await self._consent(request, asked, step, at.visitor) if isinstance(step, Ask) and at.visitor else go(self._edge, step, asked)
 
     async def consent(self, request: Request) -> Response:
         """The decision."""
@@ -112,19 +127,39 @@ class _Authorize:
             raise ForgedForm
         return at, asked, form
 
-    def _picker(self, request: Request, asked: Destination, step: Pick | Ask, patients: tuple[ListedPatient, ...]) -> Response:
+    async def _seen(self, request: Request, visitor: Visitor, patients: Sequence[ListedPatient]) -> Mapping[str, Face]:
+        """What the EHR says of them. Of a long list only names that are stored are searched: nobody waits for thousands to be read."""
+        caller, ehr = self._edge.caller(request), request.path_params["ehr"]
+        context = RequestContext(caller.request_id, caller.address, via="portal")
+        return await self._faces.of(visitor.account, ehr, [one.patient for one in patients], context)
+
+    async def _picker(
+        self, request: Request, asked: Destination, step: Pick | Ask, visitor: Visitor, patients: tuple[ListedPatient, ...]
+    ) -> Response:
+        query = given(parse_form(request.scope["query_string"]) or ())
+        words, page = query.get("q", ""), query.get("page", "")
+        if len(patients) <= _READ_AT_MOST:
+            shown = picker(patients, await self._seen(request, visitor, patients), asked=words, page=page)
+        else:
+            shown = picker(patients, {}, asked=words, page=page)
+            ids = {one.id for one in shown.choices}
+            here = [one for one in patients if one.patient in ids]
+            faces = await self._seen(request, visitor, here)
+            shown = replace(shown, choices=tuple(choice_of(one, faces) for one in here))
         return self._edge.pages.render(
             "patient.html",
             form_targets=[step.redirect_uri],
             csrf=csrf_of(self._edge.people.session_secret(request)),
             asked=asked,
             client_name=step.client_name,
-            patients=[(one.patient, one.display or f"Patient {one.patient}") for one in patients],
+            picker=shown,
+            total=len(patients),
         )
 
-    def _consent(self, request: Request, asked: Destination, step: Ask, visitor: Visitor) -> Response:
+    async def _consent(self, request: Request, asked: Destination, step: Ask, visitor: Visitor) -> Response:
         shown = [_Shown.of(number, switch) for number, switch in enumerate(step.switches)]
         lifetimes = self._lifetimes
+        patient = choice_of(step.patient, await self._seen(request, visitor, (step.patient,))) if step.patient else None
         return self._edge.pages.render(
             "consent.html",
             form_targets=[step.redirect_uri],
@@ -133,7 +168,8 @@ class _Authorize:
             account_name=visitor.account.display_name,
             client_name=step.client_name,
             site=_site(step.redirect_uri),
-            patient=(step.patient.display or f"Patient {step.patient.patient}") if step.patient else "",
+            patient=patient.name if patient else "",
+            patient_hint=patient.hint if patient else "",
             may_pick=step.may_pick,
             records=[one for one in shown if one.clinical],
             identity=[one for one in shown if not one.clinical],

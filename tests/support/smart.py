@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +26,7 @@ from joserfc import jwk, jwt
 from gateway.api import oauth as api_oauth
 from gateway.api import registration as api_registration
 from gateway.audit import AuditRecord
+from gateway.portal.faces import Face
 from gateway.seal import Sealer
 from gateway.smart.server.accounts import Accounts, Attempts, Passwords
 from gateway.smart.server.authenticator import Authenticator
@@ -121,6 +122,19 @@ class Mailbox:
 
 
 @dataclass
+class Seen:
+    """What an EHR says of patients: by id, without an EHR."""
+
+    faces: dict[str, Face] = field(default_factory=dict)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
+    async def of(self, account: Any, ehr: str, patients: Sequence[str], context: Any) -> Mapping[str, Face]:
+        del account, ehr, context
+        self.asked.append(tuple(patients))
+        return {one: self.faces[one] for one in patients if one in self.faces}
+
+
+@dataclass
 class Smart:
     """The whole authorization server over one database, as the application builds it."""
 
@@ -133,6 +147,7 @@ class Smart:
     mailbox: Mailbox = field(default_factory=Mailbox)
     must_push: bool = False
     policy: Policy = field(default_factory=Policy)
+    faces: Seen = field(default_factory=Seen)
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
@@ -178,7 +193,7 @@ class Smart:
         app.include_router(signin.router(web_edge, doors, self.authorizations))
         app.include_router(forgotten.router(web_edge, self.verification))
         app.include_router(security.router(web_edge, doors))
-        app.include_router(authorize.router(web_edge, self.authorizations))
+        app.include_router(authorize.router(web_edge, self.authorizations, self.faces))
         app.include_router(apps.router(web_edge, self.grants))
         return app
 
