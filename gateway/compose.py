@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from gateway import shipped
 from gateway.adapters import ehr as adapters
 from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
+from gateway.api import brands as api_brands
 from gateway.api import health, oauth, registration
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
@@ -33,6 +34,8 @@ from gateway.cache.store import CacheStore
 from gateway.config import EhrSettings, Settings
 from gateway.config.settings import is_loopback
 from gateway.errors import ConfigError, Unavailable
+from gateway.fhir import brands
+from gateway.fhir.brands import Brand, Brands, BrandWrong, Site
 from gateway.ingest.deliver import Parts as WorkerParts
 from gateway.ingest.deliver import Policy as WorkerPolicy
 from gateway.ingest.deliver import Worker
@@ -72,7 +75,7 @@ from gateway.smart.server.values import Endpoints
 from gateway.smart.server.verification import NoNotifier, Notifier, Verification
 from gateway.store import schema
 from gateway.store.audit import AuditLog
-from gateway.store.base import Database
+from gateway.store.base import Database, now
 from gateway.store.events import EventLog
 from gateway.store.turns import StoredTurns
 from gateway.web import apps, authorize, forgotten, portal, security, signin
@@ -228,7 +231,13 @@ def gateway(settings: Settings) -> Gateway:
 
     # The road to the EHRs
     cache, lock = _cache(found)
-    capabilities = Capabilities(tables, events.write, public_url=settings.public_url, endpoints={name: _oauth_urls(settings, name) for name in names})
+    capabilities = Capabilities(
+        tables,
+        events.write,
+        public_url=settings.public_url,
+        endpoints={name: _oauth_urls(settings, name) for name in names},
+        claims={one.name: shipped.us_core(one.us_core) for one in settings.ehrs if one.us_core},
+    )
     pipeline = Pipeline(
         ehrs,
         Parts(
@@ -286,12 +295,14 @@ def gateway(settings: Settings) -> Gateway:
     def address(request: Request) -> str:
         return client_address(request.scope, settings.trusted_proxies)
 
+    published = _brands(settings)
     oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, audit.append, settings.trusted_proxies)
     web_edge = WebEdge(pages, people, names, address)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
         registration.router(own_registrations(found), oauth_edge),
+        *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
         security.router(web_edge, doors),
@@ -301,7 +312,7 @@ def gateway(settings: Settings) -> Gateway:
     )
     edge = Edge(
         public_url=settings.public_url,
-        discovery={name: _documents(settings, name, types) for name in names},
+        discovery={name: _documents(settings, name, types, published) for name in names},
         allowed_origin=authenticator.allowed_origin,
         limits=Limits(cap=settings.body_cap),
         trusted_proxies=settings.trusted_proxies,
@@ -447,13 +458,43 @@ def _oauth_urls(settings: Settings, ehr: str) -> Mapping[str, str]:
     return found | ({"register": urls.register} if settings.registration != "closed" else {})
 
 
-def _documents(settings: Settings, ehr: str, types: tuple[str, ...]) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
+def _documents(settings: Settings, ehr: str, types: tuple[str, ...], brands: Brands | None) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
     url, must = settings.public_url, settings.require_pushed_requests
     offered = Offered(settings.registration != "closed")
+    if brands:
+        offered = replace(offered, brands=settings.brand_bundle or f"{url}/brands", brand_identifier=brands.identifiers[ehr])
     return {
         "smart-configuration": lambda: smart_configuration(public_url=url, ehr=ehr, types=types, must_push=must, offered=offered),
         "openid-configuration": lambda: openid_configuration(public_url=url, ehr=ehr, types=types, must_push=must, offered=offered),
     }
+
+
+def _brands(settings: Settings) -> Brands | None:
+    """What is published about who offers access here; None where the operator says nothing. Raises ConfigError."""
+    if not settings.brand_name or not settings.ehrs:
+        return None
+    url = settings.public_url
+    brand = Brand(
+        settings.brand_name,
+        settings.brand_website,
+        settings.brand_identifier,
+        settings.brand_aliases,
+        settings.brand_category,
+        settings.brand_addresses,
+        settings.brand_logo,
+        settings.brand_logo_license,
+        settings.brand_portal,
+        settings.brand_portal_url or f"{url}/portal/",
+        settings.brand_portal_description,
+        settings.brand_portal_logo,
+        settings.brand_developers,
+    )
+    sites = [Site(one.name, Endpoints(url, one.name).base, one.title, one.brand_website, one.brand_identifier) for one in settings.ehrs]
+    where = f"{url}/brands"
+    try:
+        return brands.make(brand, sites, where, api_brands.changed_at(settings.data_dir / "brands.json", brands.etag_of(brand, sites, where), now))
+    except BrandWrong as error:
+        raise ConfigError(f"The brands cannot be published: {error}", where="brand", fix="look at [brand], and brand_* of each EHR") from error
 
 
 def _up(database: Database) -> health.Probe:

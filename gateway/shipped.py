@@ -6,6 +6,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+from gateway.fhir.capability import Claim
 from gateway.fhir.tables import Tables, make
 
 _HERE = Path(__file__).resolve().parent
@@ -15,6 +16,15 @@ def profiles() -> Path:
     """The folder `profiles`."""
     installed = _HERE / "profiles"
     return installed if installed.is_dir() else _HERE.parent / "profiles"
+
+
+@cache
+def us_core(version: str) -> Claim:
+    """What an EHR claims whose data conform to this version of US Core."""
+    found = json.loads((profiles() / "fhir" / "us-core.json").read_text("utf-8"))
+    listed = found["versions"][version]
+    supported = {name: tuple(f"{found['profile_base']}{one}{listed['suffix']}" for one in names) for name, names in listed["types"].items()}
+    return Claim((found["capability_statement"],), supported)
 
 
 @cache

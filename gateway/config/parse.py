@@ -6,6 +6,7 @@ import base64
 import binascii
 import difflib
 import ipaddress
+import json
 import re
 import zoneinfo
 from collections.abc import Callable, Mapping
@@ -130,6 +131,50 @@ def endpoint(raw: Any, place: Place) -> str:
     url(re.split("[?#]", given)[0], place)
     if "#" in given or not (given.isascii() and given.isprintable()) or " " in given:
         raise Wrong(f"{raw!r} is not an endpoint's URL", "write it like https://ehr.example/oauth2/token")
+    return given
+
+
+def addresses(raw: Any, place: Place) -> tuple[Mapping[str, str], ...]:
+    """Postal addresses, each a table; by variable as JSON."""
+    del place
+    known = ("line", "city", "state", "postal_code", "country")
+    wrong = Wrong("these are no addresses", 'write it like [{ city = "Boston", state = "MA", postal_code = "02111", country = "US" }]')
+    try:
+        found: Any = json.loads(raw) if isinstance(raw, str) else raw
+    except ValueError as error:
+        raise wrong from error
+    if not isinstance(found, list | tuple):
+        raise wrong
+    for one in cast("list[Any]", found):
+        parts = cast("dict[Any, Any]", one) if isinstance(one, dict) else {}
+        if not parts or not all(name in known and isinstance(value, str) and value for name, value in parts.items()):
+            raise wrong
+    return tuple(cast("list[Mapping[str, str]]", found))
+
+
+def texts(raw: Any, place: Place) -> tuple[str, ...]:
+    """A list of texts; as text, with commas."""
+    parts = [part.strip() for part in raw.split(",")] if isinstance(raw, str) else raw
+    if not isinstance(parts, list | tuple):
+        raise Wrong(f"{raw!r} is no list", 'write it like ["one", "two"]')
+    return tuple(text(part, place) for part in cast("list[Any]", parts) if part)
+
+
+def page(raw: Any, place: Place) -> str:
+    """The https address of a web page or a picture, as it is; "" for none."""
+    given = text(raw, place)
+    if given:
+        url(given.partition("?")[0].partition("#")[0], place)
+    if given and (not given.startswith("https://") or not (given.isascii() and given.isprintable()) or " " in given):
+        raise Wrong(f"{raw!r} is not an https address", "write it like https://www.clinic.example")
+    return given
+
+
+def identifier(raw: Any, place: Place) -> str:
+    """SYSTEM|VALUE, or VALUE alone; "" for none."""
+    given = text(raw, place)
+    if given and (not given.rpartition("|")[2] or " " in given):
+        raise Wrong(f"{raw!r} is no identifier", "write it like urn:ietf:rfc:3986|https://clinic.example")
     return given
 
 

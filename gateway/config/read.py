@@ -132,6 +132,10 @@ def _from_file(path: Path) -> Iterator[_Found]:
         return Place(f"{path.name}:{_line_of(text, table, key)}", path.parent)
 
     for key, value in document.items():
+        if key == "brand" and isinstance(value, dict):  # [brand] name is brand_name
+            for inner, one in cast("dict[str, Any]", value).items():
+                yield _Found("", f"brand_{inner}", one, place("brand", inner))
+            continue
         if key != "ehr":
             yield _Found("", key, value, place("", key))
             continue
@@ -276,6 +280,10 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
             where=sources.get("workers", "workers"),
             fix="set redis, or workers = 1",
         )
+    said = sorted(key for key in sources if key.startswith("brand_"))
+    for name in ("brand_name", "brand_website"):
+        if said and not getattr(settings, name):
+            raise ConfigError(f"[brand] has no {name.removeprefix('brand_')}", where=sources[said[0]], fix=f"write {name.removeprefix('brand_')} too")
     if settings.key and settings.key_file:
         raise ConfigError("the key is given twice", where=sources.get("key", "key"), fix="leave out key_file or GATEWAY_KEY")
     _check_notify(settings, sources)

@@ -13,6 +13,8 @@ from gateway.config import parse
 from gateway.errors import ConfigError
 
 T = TypeVar("T")
+US_CORE = ("6.1.0", "7.0.0", "8.0.0")
+"""Those whose profiles are in profiles/fhir/us-core.json."""
 _NO_LIVES: Mapping[str, float] = {}
 
 
@@ -55,6 +57,11 @@ class EhrSettings:
     token_endpoint: str = _setting("", "For auth = smart-backend: instead of the one in the EHR's SMART configuration.", parse.endpoint)
     token_loopback: bool = _setting(
         default=False, help_="For auth = smart-backend: a token endpoint may be plain http on this machine (development).", check=parse.boolean
+    )
+    brand_website: str = _setting("", "Its public website, for its own brand where there are several EHRs.", parse.page)
+    brand_identifier: str = _setting("", "SYSTEM|VALUE of its own brand. Without it, the website's, or its FHIR base here.", parse.identifier)
+    us_core: str = _setting(
+        "", "The version of US Core that its data conform to, as its vendor says. Then /metadata says so too.", parse.one_of("", *US_CORE)
     )
     ca: Path | None = _setting(None, "Certificates to trust for this EHR (PEM) instead of the system's.", parse.file)
     timeout: float = _setting(10.0, "Seconds for one whole answer of this EHR.", parse.number(0.1, 300, " seconds"))
@@ -138,6 +145,20 @@ class Settings:
     registration_review: bool = _setting(
         default=True, help_="An app that registered itself waits for `gateway client approve`, and again when it changes.", check=parse.boolean
     )
+    brand_name: str = _setting("", "[brand] name: by which apps show who offers access here. Without it, no brands are published.", parse.text)
+    brand_website: str = _setting("", "[brand] website: its public website, which is not the portal.", parse.page)
+    brand_identifier: str = _setting("", "[brand] identifier: SYSTEM|VALUE. Without it, the website's address.", parse.identifier)
+    brand_aliases: tuple[str, ...] = _setting((), "[brand] aliases: other names that people know it by.", parse.texts)
+    brand_category: str = _setting("prov", "[brand] category: prov, a provider of care, or ins, an insurer.", parse.one_of("prov", "ins"))
+    brand_addresses: tuple[Mapping[str, str], ...] = _setting((), "[brand] addresses: where it is.", parse.addresses)
+    brand_logo: str = _setting("", "[brand] logo: SVG or a square PNG, by https.", parse.page)
+    brand_logo_license: str = _setting("", "[brand] logo_license: on what terms apps may show it.", parse.page)
+    brand_portal: str = _setting("", "[brand] portal: what the portal is called. Without it, the brand's name.", parse.text)
+    brand_portal_url: str = _setting("", "[brand] portal_url: another portal than this gateway's own.", parse.page)
+    brand_portal_description: str = _setting("", "[brand] portal_description: for whom it is.", parse.text)
+    brand_portal_logo: str = _setting("", "[brand] portal_logo: the portal's own.", parse.page)
+    brand_developers: str = _setting("", "[brand] developers: where developers read how to get access. Without it, the website.", parse.page)
+    brand_bundle: str = _setting("", "[brand] bundle: where the brands are published elsewhere; discovery names that instead of /brands.", parse.page)
     log_format: str = _setting("text", "Logs on stderr: text for people, json for machines.", parse.one_of("text", "json"))
     ehrs: tuple[EhrSettings, ...] = ()
 

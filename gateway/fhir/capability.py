@@ -7,6 +7,7 @@ host and operations never show, and nothing is listed that does not work (HL7@34
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -28,11 +29,25 @@ _NEVER = frozenset({"_content", "_filter", "_has", "_list", "_query", "_security
 Json = Mapping[str, Any]
 
 
-def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str, str], transactions: bool | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the operator says of an EHR's data beyond its own statement: canonicals of CapabilityStatements, and of profiles by type."""
+
+    instantiates: tuple[str, ...] = ()
+    profiles: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+
+
+_NOTHING = Claim()
+
+
+def reduce(
+    statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str, str], transactions: bool | None = None, claim: Claim = _NOTHING
+) -> dict[str, Any]:
     """The gateway's statement, as plain JSON values.
 
     `statement` is the EHR's, parsed; `base` the gateway's FHIR base for this EHR; `endpoints` maps authorize, token, introspect, revoke
     (and register, manage) to absolute URLs. `transactions` says whether the EHR takes them, where more is known than its statement says.
+    `claim` adds what the operator vouches for: whether data conform to a profile cannot be seen from here.
     Raises UpstreamFault when the EHR's is none, or not of R4.
     """
     given = _statement(statement)
@@ -47,9 +62,9 @@ def reduce(statement: Any, tables: Tables, *, base: str, endpoints: Mapping[str,
         "implementation": {"description": f"{SOFTWARE}: SMART on FHIR in front of a health record system", "url": base},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "json"],
-        "rest": [_rest(rest, tables, _host(given), endpoints, transactions=transactions)],
+        "rest": [_rest(rest, tables, _host(given), endpoints, claim, transactions=transactions)],
     }
-    if instantiates := _published(given.get("instantiates"), _host(given)):
+    if instantiates := _together(_published(given.get("instantiates"), _host(given)), claim.instantiates):
         made["instantiates"] = instantiates
     return made
 
@@ -69,8 +84,8 @@ def _host(given: Json) -> str:
     return _netloc(url) if isinstance(url, str) else ""
 
 
-def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str], *, transactions: bool) -> dict[str, Any]:
-    made: dict[str, Any] = {"mode": "server", "security": security(endpoints), "resource": list(_resources(rest, tables, host))}
+def _rest(rest: Json, tables: Tables, host: str, endpoints: Mapping[str, str], claim: Claim, *, transactions: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {"mode": "server", "security": security(endpoints), "resource": list(_resources(rest, tables, host, claim))}
     if transactions:
         # Servers that take a transaction take a batch, whether they list it or not (seen: HAPI 8.8).
         made["interaction"] = [{"code": code, "documentation": SYSTEMS_ONLY} for code in ("transaction", "batch")]
@@ -85,12 +100,12 @@ def security(endpoints: Mapping[str, str]) -> dict[str, Any]:
     return {"extension": [{"url": OAUTH_URIS, "extension": uris}], **made} if uris else made
 
 
-def _resources(rest: Json, tables: Tables, host: str) -> Iterator[dict[str, Any]]:
+def _resources(rest: Json, tables: Tables, host: str, claim: Claim) -> Iterator[dict[str, Any]]:
     offered = {name: row for row in _objects(rest.get("resource")) if isinstance(name := row.get("type"), str)}
     for name, row in sorted(tables.compartment.items()):
         if row.kind == "gateway":
             yield _own(name)
-        elif name in offered and (made := _resource(name, offered[name], tables, host)):
+        elif name in offered and (made := _resource(name, offered[name], tables, host, claim)):
             yield made if row.for_persons else {**made, "documentation": SYSTEMS_ONLY}
 
 
@@ -99,13 +114,13 @@ def _own(name: str) -> dict[str, Any]:
     return {"type": name, "interaction": [{"code": "search-type"}], "searchParam": [{"name": "patient", "type": "reference"}]}
 
 
-def _resource(name: str, given: Json, tables: Tables, host: str) -> dict[str, Any] | None:
+def _resource(name: str, given: Json, tables: Tables, host: str, claim: Claim) -> dict[str, Any] | None:
     codes = _codes(given.get("interaction"))
     kept = [code for code in INTERACTIONS if code in codes]
     if not kept:
         return None
     made: dict[str, Any] = {"type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}"}
-    if profiles := _published(given.get("supportedProfile"), host):
+    if profiles := _together(_published(given.get("supportedProfile"), host), claim.profiles.get(name, ())):
         made["supportedProfile"] = profiles
     made["interaction"] = [{"code": code} for code in kept]
     if isinstance(versioning := given.get("versioning"), str) and versioning in _VERSIONING:
@@ -136,6 +151,12 @@ def _joins(ours: Iterable[str], theirs: Any, prefix: str) -> list[str]:
 def _published(value: Any, host: str) -> list[str]:
     """Canonicals that are published somewhere else than at the EHR."""
     return [text for text in _strings(value) if text.startswith(("http://", "https://")) and _netloc(text) not in ("", host)]
+
+
+def _together(theirs: list[str], claimed: Iterable[str]) -> list[str]:
+    """The EHR's own first; a canonical that it names in any version, or without one, is not named again."""
+    known = {one.partition("|")[0] for one in theirs}
+    return [*theirs, *(one for one in claimed if one.partition("|")[0] not in known)]
 
 
 def _netloc(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from gateway.adapters.ehr.base import Ehr, EhrCall
 from gateway.fhir import capability
+from gateway.fhir.capability import Claim
 from gateway.fhir.interaction import Kind
 from gateway.fhir.json import parse_trusted
 from gateway.fhir.tables import Tables
@@ -20,11 +21,19 @@ LIFE = 60.0
 
 
 class Capabilities:
-    """One statement for each EHR. `endpoints` gives the OAuth endpoints of an EHR for the security block."""
+    """One statement for each EHR. `endpoints`: its OAuth endpoints, for the security block; `claims`: what the operator vouches for."""
 
-    def __init__(self, tables: Tables, events: Events, *, public_url: str, endpoints: Mapping[str, Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        events: Events,
+        *,
+        public_url: str,
+        endpoints: Mapping[str, Mapping[str, str]],
+        claims: Mapping[str, Claim] | None = None,
+    ) -> None:
         self._tables, self._events = tables, events
-        self._public_url, self._endpoints = public_url, endpoints
+        self._public_url, self._endpoints, self._claims = public_url, endpoints, claims or {}
         self._kept: dict[str, tuple[float, bytes]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -47,5 +56,6 @@ class Capabilities:
             base=f"{self._public_url}/fhir/{ehr.name}",
             endpoints=self._endpoints[ehr.name],
             transactions=(await ehr.offers()).transactions,
+            claim=self._claims.get(ehr.name, Claim()),
         )
         return json.dumps(statement).encode()

@@ -1,4 +1,4 @@
-"""Servers that have what our gateway does not have yet, brands and bulk export, right ones and wrong ones."""
+"""Servers with brands, and with a bulk export, which our gateway does not have: right ones and wrong ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 from tests.conformance.changes import METADATA, SMART, Answer, Mutant, answered, edited, having, is_at
 from tests.conformance.config import Config
 
-_EXTENSION = "http://hl7.org/fhir/uv/smart-app-launch/StructureDefinition/organization-portal"
+_EXTENSION = "http://hl7.org/fhir/StructureDefinition/organization-portal"
 _NONE = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/endpoint-payload-type", "code": "none"}]}
 
 

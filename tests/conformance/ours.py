@@ -26,6 +26,13 @@ from tests.support.processes import Served, serving
 EHR = "hapi"
 PASSWORD = "correct horse battery"
 REDIRECT, LAUNCH = "http://127.0.0.1:8765/callback", "http://127.0.0.1:8765/launch"
+OFFERED = {
+    "GATEWAY_REGISTRATION": "token",
+    "GATEWAY_BRAND_NAME": "Conformance clinic",
+    "GATEWAY_BRAND_WEBSITE": "https://www.clinic.example/welcome",
+    "GATEWAY_EHR_HAPI_US_CORE": "8.0.0",
+}
+"""What is there by configuration alone, so that it is judged."""
 HL7, US_CORE = "http://terminology.hl7.org/CodeSystem", "http://hl7.org/fhir/us/core/CodeSystem"
 LOINC, SNOMED, RXNORM = "http://loinc.org", "http://snomed.info/sct", "http://www.nlm.nih.gov/research/umls/rxnorm"
 
@@ -140,7 +147,7 @@ def gateway(folder: Path, hapi_url: str) -> Iterator[Config]:
     load(hapi_url, chart)
     public_url = f"https://localhost:{port}"
     _certificates(folder)
-    env = {"GATEWAY_PUBLIC_URL": public_url, "GATEWAY_JWKS_LOOPBACK": "true"}
+    env = {"GATEWAY_PUBLIC_URL": public_url, "GATEWAY_JWKS_LOOPBACK": "true"} | OFFERED
     flags = {"ehr": (f"{EHR}={hapi_url}",), "store": f"sqlite:///{folder / 'gateway.db'}"}
     settings = config.load(environ=env, flags=flags, cwd=folder).settings
     told = _told(folder, f"{public_url}/fhir/{EHR}", chart, lambda: asyncio.run(_launch(settings, chart)))

@@ -9,10 +9,11 @@ from fhir.resources.R4B.capabilitystatement import CapabilityStatement
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.settings import US_CORE
 from gateway.errors import UpstreamFault
 from gateway.fhir.capability import INTERACTIONS, OAUTH_URIS, SYSTEMS_ONLY, reduce
 from gateway.fhir.names import RESOURCE_TYPES
-from gateway.shipped import tables
+from gateway.shipped import tables, us_core
 
 BASE = "https://gw.example/fhir/hapi"
 ENDPOINTS = {name: f"https://gw.example/auth/hapi/{name}" for name in ("authorize", "token", "introspect", "revoke")}
@@ -181,3 +182,37 @@ def test_any_statement_gives_a_valid_one(rest, implementation, instantiates) -> 
         "instantiates": instantiates,
     }
     assert CapabilityStatement.model_validate(made(given_))
+
+
+def test_what_the_operator_vouches_for_is_added():
+    """A14.81: US Core by the operator's word alone, for the types that are offered, and nothing that the EHR says is said twice."""
+    claim = us_core("8.0.0")
+    made = reduce(STATEMENT, tables(), base=BASE, endpoints=ENDPOINTS, claim=claim)
+    assert made["instantiates"] == ["http://hl7.org/fhir/us/core/CapabilityStatement/us-core-server"]
+    offered = {one["type"]: one.get("supportedProfile", []) for one in made["rest"][0]["resource"]}
+    assert "Condition" not in offered  # this EHR has none, so nothing is claimed of it
+    known = [one.partition("|")[0].rpartition("/")[2] for one in offered["Observation"]]
+    assert offered["Observation"][0] == "http://hl7.org/fhir/us/core/StructureDefinition/us-core-vital-signs"  # the EHR's own words
+    assert "http://hl7.org/fhir/us/core/StructureDefinition/us-core-observation-lab|8.0.0" in offered["Observation"]
+    assert len(known) == len(set(known)) > 20
+    CapabilityStatement.model_validate(made)
+
+
+def test_without_a_word_nothing_is_claimed():
+    """A facade cannot know whether data conform."""
+    silent = json.loads(json.dumps(STATEMENT))
+    del silent["instantiates"]
+    made = reduce(silent, tables(), base=BASE, endpoints=ENDPOINTS)
+    assert "instantiates" not in made
+    assert reduce(silent, tables(), base=BASE, endpoints=ENDPOINTS, claim=us_core("6.1.0"))["instantiates"] == list(us_core("6.1.0").instantiates)
+
+
+@pytest.mark.parametrize("version", US_CORE)
+def test_each_version_of_us_core_is_there(version):
+    """Those that the setting takes, with the profiles that every server has to know."""
+    profiles = {name: [one.partition("|")[0] for one in found] for name, found in us_core(version).profiles.items()}
+    assert profiles["Patient"] == ["http://hl7.org/fhir/us/core/StructureDefinition/us-core-patient"]
+    assert len(profiles["Condition"]) == 2
+    assert set(profiles) <= RESOURCE_TYPES
+    suffixes = {one.partition("|")[2] for found in us_core(version).profiles.values() for one in found}
+    assert suffixes == {"" if version == "6.1.0" else version}

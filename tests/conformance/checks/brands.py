@@ -9,7 +9,7 @@ from tests.conformance.check import Group, Outcome, Skipped, lacking, verdict
 from tests.conformance.context import Context, Json, brief, json_of
 
 GROUP = Group("brands")
-_EXTENSIONS = "http://hl7.org/fhir/uv/smart-app-launch/StructureDefinition/organization-"
+_EXTENSIONS = "http://hl7.org/fhir/StructureDefinition/organization-"
 _PORTAL, _BRAND = f"{_EXTENSIONS}portal", f"{_EXTENSIONS}brand"
 _VERSION = "http://hl7.org/fhir/StructureDefinition/endpoint-fhir-version"
 _ABSENT = "http://hl7.org/fhir/StructureDefinition/data-absent-reason"
