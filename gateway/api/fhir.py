@@ -233,7 +233,7 @@ class FhirFacade:
         headers = [
             ("Access-Control-Allow-Origin", incoming.origin),
             ("Vary", "Origin"),
-            ("Access-Control-Expose-Headers", "ETag, Last-Modified, Location, Content-Location, Cache-Status, X-Request-Id"),
+            ("Access-Control-Expose-Headers", "ETag, Last-Modified, Location, Content-Location, Cache-Status, WWW-Authenticate, X-Request-Id"),
         ]
         if incoming.method == "OPTIONS":
             headers += [

@@ -213,8 +213,9 @@ def _search(request: _Request, type_: str) -> Interaction:
         return Interaction(
             Kind.SEARCH, type_, params=request.params, conditions=_read_conditions(request), prefer=negotiation.prefer(request.headers)
         )
-    # The link carries its whole search; anything beside it would be a second search (ATK-F15).
-    if len(request.params) > 1 or page[0].modifier or not _PAGE.fullmatch(page[0].value):
+    # The link carries its whole search; anything beside it would be a second search (ATK-F15). A `_count` is passed over: Medplum adds one.
+    beside = [param for param in request.params if param.name != "_count"]
+    if len(beside) > 1 or page[0].modifier or not _PAGE.fullmatch(page[0].value):
         raise BadRequest("A page link is followed as it was given.", reason="page-altered")
     return Interaction(Kind.SEARCH, type_, page=page[0].value, conditions=_read_conditions(request))
 
