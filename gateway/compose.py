@@ -24,6 +24,7 @@ from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
 from gateway.api import brands as api_brands
 from gateway.api import health, oauth, registration
+from gateway.api import launches as api_launches
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
 from gateway.cache.cache import Cache, NoCache
@@ -302,6 +303,7 @@ def gateway(settings: Settings) -> Gateway:
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
         registration.router(own_registrations(found), oauth_edge),
+        api_launches.router(authenticator, launches(found), oauth_edge),
         *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),

@@ -42,6 +42,7 @@ class Principal:
     listed: frozenset[str] = frozenset()  # patients listed for this user
     grant_id: str = ""  # what a revocation takes away
     push: Push | None = None
+    may_launch: bool = False  # a system that may start apps (scope gateway.launch)
 
     @property
     def subject(self) -> str:

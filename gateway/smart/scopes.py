@@ -17,6 +17,8 @@ _V1 = {"read": "rs", "write": "cud", "*": "cruds"}
 _CLINICAL = re.compile(r"(patient|user|system)/(\*|[A-Z][A-Za-z]{1,63})\.(read|write|\*|[cruds]{1,5})(?:\?([!#-[\]-~]+))?")
 # Those that this server grants: what is not here is ignored (RFC 6749 section 3.3).
 CONTEXT_SCOPES = frozenset({"openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access"})
+# What a registered system may be given besides clinical scopes: to start apps with a patient and a user in context (POST /api/launches).
+LAUNCH_RIGHT = "gateway.launch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,12 @@ def split(scope: str) -> tuple[str, ...]:
 def clinical(scope: str) -> tuple[Scope, ...]:
     """The clinical scopes of a space-separated list; whatever else stands there is left out."""
     return tuple(found for part in split(scope) if (found := parse_scope(part)) is not None)
+
+
+def is_for_systems(text: str) -> bool:
+    """Whether a scope string is one that a backend client may have: a system/ scope, or the right to launch."""
+    scope = parse_scope(text)
+    return scope.level == "system" if scope else text == LAUNCH_RIGHT
 
 
 def is_subset(wanted: str, granted: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from gateway.smart.principal import Principal, PrincipalKind, Push
-from gateway.smart.scopes import clinical
+from gateway.smart.scopes import LAUNCH_RIGHT, clinical, split
 from gateway.smart.server.values import may_act_on
 from gateway.store.oauth_rows import Bearer
 
@@ -55,4 +55,5 @@ def principal_of(bearer: Bearer) -> Principal:
         listed=frozenset(listed),
         grant_id=grant.id,
         push=Push(push.get("mode", ""), push.get("ehr", ""), push.get("source_ehr", "")) if push and kind is PrincipalKind.SYSTEM else None,
+        may_launch=kind is PrincipalKind.SYSTEM and LAUNCH_RIGHT in split(bearer.token.scope),
     )

@@ -18,7 +18,7 @@ from joserfc import jwk
 from joserfc.errors import JoseError
 
 from gateway.errors import OAuthError
-from gateway.smart.scopes import CONTEXT_SCOPES, parse_scope, split
+from gateway.smart.scopes import CONTEXT_SCOPES, is_for_systems, parse_scope, split
 from gateway.smart.server.jwks import is_public
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
@@ -314,8 +314,8 @@ def _scope(metadata: Mapping[str, Any], *, backend: bool) -> str:
     scopes = split(_text(metadata, "scope"))
     parsed = [parse_scope(text) for text in scopes]
     if backend:
-        if not scopes or not all(scope and scope.level == "system" for scope in parsed):
-            raise _refused("A backend client needs scope, with system/ scopes only.")
+        if not scopes or not all(map(is_for_systems, scopes)):
+            raise _refused("A backend client needs scope, with system/ scopes (and gateway.launch) only.")
     elif any(scope.level == "system" if scope else text not in CONTEXT_SCOPES for text, scope in zip(scopes, parsed, strict=True)):
         raise _refused("scope: an app has patient/ and user/ scopes and those of launch and identity.")
     return " ".join(scopes)

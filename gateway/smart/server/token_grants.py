@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.smart.scopes import is_subset, parse_scope, split
+from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidScopeError, RefreshTokenGrant
 from gateway.smart.server.context import context_members, signed_identity
 from gateway.smart.server.core import AUTH_METHODS, OAuthClient
@@ -146,8 +146,7 @@ class BackendGrant(ClientCredentialsGrant):
         """system/ scopes within the registration, at least one; anything beyond refuses the whole (HL7@250)."""
         wanted = split(self.request.payload.scope or "")
         registered: str = self.client.row.scope
-        system = all((scope := parse_scope(text)) is not None and scope.level == "system" for text in wanted)
-        if not wanted or not registered or not system or not is_subset(" ".join(wanted), registered):
+        if not wanted or not registered or not all(map(is_for_systems, wanted)) or not is_subset(" ".join(wanted), registered):
             raise InvalidScopeError
 
 

@@ -1,0 +1,156 @@
+"""`POST /api/launches`: an EHR, or a test harness in its place, starts an app with a patient and a user in context (SMART 2.2 "EHR launch").
+
+Who may: a registered system whose token has the scope `gateway.launch`, at its own EHR. A launch stands for the EHR's word that this user may see
+this patient, so the right is given by the operator alone. `/api/openapi.json` describes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request, Response
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway import __version__
+from gateway.api.asgi import Limits, read_body, value, values
+from gateway.api.oauth import OAuthEdge, answered
+from gateway.errors import ConfigError, Unauthenticated
+from gateway.smart.principal import Principal
+from gateway.smart.scopes import LAUNCH_RIGHT
+from gateway.smart.server.launches import Created, Wanted
+from gateway.smart.server.values import Caller, Decided, refused
+
+PATH = "/api/launches"
+_EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_LIMITS = Limits(cap=64 * 1024)
+_FIELDS = {"--client": "client_id", "--fhir-context": "fhirContext", "--style-url": "smart_style_url"}
+
+
+class Authenticates(Protocol):
+    """smart.server.authenticator.Authenticator."""
+
+    async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
+        """Who calls. Raises Unauthenticated."""
+        ...
+
+
+class Launches(Protocol):
+    """smart.server.launches.Launches."""
+
+    async def create(self, wanted: Wanted, caller: Caller | None = None) -> Created:
+        """A new launch, on record. Raises ConfigError."""
+        ...
+
+
+class LaunchRequest(BaseModel):
+    """What to launch."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ehr: str = Field(description="Name of the EHR at this gateway.", max_length=64)
+    client_id: str = Field(description="The app. Its registration has a launch_uri.", max_length=255)
+    patient: str = Field(description="Id of the patient in context.", max_length=64)
+    encounter: str = Field("", description="Id of the encounter in context.", max_length=64)
+    user: str = Field(
+        "", description="User name of the only person who may use the launch; without it, anybody who may see the patient.", max_length=255
+    )
+    need_patient_banner: bool = Field(default=True, description="Whether the app has to show whose record it is.")
+    intent: str = Field("", description="What the user wants to do, in a word that the app knows.", max_length=255)
+    tenant: str = Field("", description="The organization, by the name that the app knows it by.", max_length=255)
+    smart_style_url: str = Field("", description="SMART styles in place of the gateway's.", max_length=2000)
+    fhirContext: list[dict[str, Any]] = Field(default=[], description="Further resources in context.", max_length=50)  # noqa: N815 (SMART's name)
+
+
+class LaunchAnswer(BaseModel):
+    """What to send the browser with. It works once, within five minutes."""
+
+    iss: str = Field(description="The FHIR base of the EHR.")
+    launch: str = Field(description="The launch handle.")
+    launch_url: str = Field(description="The app's launch address with both.")
+
+
+def router(authenticator: Authenticates, launches: Launches, edge: OAuthEdge) -> APIRouter:
+    """Routes /api/launches and /api/openapi.json."""
+    routes = APIRouter()
+
+    async def create(request: Request) -> Response:
+        return await answered(request, "", "launch", edge, lambda caller: _created(request, authenticator, launches, edge.ehrs, caller))
+
+    async def described() -> dict[str, Any]:
+        return _openapi()
+
+    routes.add_api_route(PATH, create, methods=_EVERY, response_model=None, include_in_schema=False)
+    routes.add_api_route("/api/openapi.json", described, methods=["GET"], include_in_schema=False)
+    return routes
+
+
+async def _created(request: Request, authenticator: Authenticates, launches: Launches, ehrs: Collection[str], caller: Caller) -> Decided:
+    headers = request.scope["headers"]
+    if request.method != "POST":
+        return Decided(405, {"error": "invalid_request", "error_description": "Send POST."}, headers=(("Allow", "POST"),))
+    if value(headers, b"content-type").partition(";")[0].strip().lower() != "application/json":
+        return refused("invalid_request", "Send application/json.", status=415)
+    try:
+        asked = LaunchRequest.model_validate_json(await read_body(headers, request.receive, _LIMITS))
+    except ValidationError as error:
+        return refused("invalid_request", _first(error))
+    try:
+        principal = await authenticator.principal(asked.ehr if asked.ehr in ehrs else "", values(headers, b"authorization"))
+    except Unauthenticated as error:
+        challenge = f'Bearer realm="{PATH}", error="invalid_token"'
+        return Decided(401, {"error": "invalid_token", "error_description": error.message}, headers=(("WWW-Authenticate", challenge),))
+    if not principal.may_launch:
+        challenge = f'Bearer realm="{PATH}", error="insufficient_scope", scope="{LAUNCH_RIGHT}"'
+        return Decided(403, {"error": "insufficient_scope"}, headers=(("WWW-Authenticate", challenge),))
+    try:
+        created = await launches.create(_wanted(asked), caller)
+    except ConfigError as error:
+        field = _FIELDS.get(error.where, error.where.removeprefix("--"))
+        return refused("invalid_request", f"{field}: {error}")
+    answer = LaunchAnswer(iss=created.iss, launch=created.launch, launch_url=created.url)
+    return Decided(201, answer.model_dump(), recorded=True)
+
+
+def _wanted(asked: LaunchRequest) -> Wanted:
+    return Wanted(
+        ehr=asked.ehr,
+        client_id=asked.client_id,
+        patient=asked.patient,
+        encounter=asked.encounter,
+        username=asked.user,
+        need_patient_banner=asked.need_patient_banner,
+        intent=asked.intent,
+        tenant=asked.tenant,
+        style_url=asked.smart_style_url,
+        fhir_context=tuple(asked.fhirContext),
+    )
+
+
+def _first(error: ValidationError) -> str:
+    """Which member is wrong, and how; never its value."""
+    found = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in found["loc"])
+    return f"{where or 'body'}: {found['msg']}"
+
+
+def _openapi() -> dict[str, Any]:
+    """Made from the models that the endpoint reads and writes."""
+    described = APIRouter()
+
+    async def create(asked: LaunchRequest) -> LaunchAnswer:
+        raise NotImplementedError(asked)  # never routed: it only has the shape
+
+    refusals: dict[int | str, dict[str, Any]] = {
+        400: {"description": "A member is missing or wrong; error_description says which."},
+        401: {"description": "No token of a system at that EHR."},
+        403: {"description": f"The token lacks {LAUNCH_RIGHT}."},
+    }
+    described.add_api_route(PATH, create, methods=["POST"], status_code=201, summary="Start an app", responses=refusals)
+    made = get_openapi(title="FHIR portal gateway", version=__version__, routes=described.routes)
+    made["paths"][PATH]["post"]["responses"].pop("422", None)
+    scheme = {"type": "oauth2", "flows": {"clientCredentials": {"tokenUrl": "/auth/{ehr}/token", "scopes": {LAUNCH_RIGHT: "Start apps"}}}}
+    made.setdefault("components", {})["securitySchemes"] = {"backend": scheme}
+    made["security"] = [{"backend": [LAUNCH_RIGHT]}]
+    return made
