@@ -40,6 +40,8 @@ DELIVERS = "demo-lab"
 """A laboratory: what it pushes is delivered into the EHR."""
 NOTIFIES = "demo-record"
 """The EHR itself: what it pushes is already there."""
+MESSAGES = "messages.jsonl"
+"""What people are sent, in the demo's folder."""
 _LONGEST_PAGE = 10
 """People looked for in an EHR that is not ours."""
 
@@ -246,6 +248,8 @@ def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.V
         "jwks_loopback = true",
         'registration = "open"',
         "registration_review = false",
+        'notify = "file"',
+        f'notify_file = "{MESSAGES}"',
         *([f"redis = {json.dumps(cache.url)}"] if cache else []),
         f"[ehr.{wanted.name}]",
         f"url = {json.dumps(ehr_url)}",
@@ -381,6 +385,7 @@ def described(demo: Demo) -> str:
 Portal         {demo.settings.public_url}/portal/
   sign in as
 {names}
+  codes that the portal sends them are in {_shown(demo.wanted.folder / MESSAGES)}
 
 FHIR base      {demo.base}
 Sample app     {demo.app_url}/   (standalone launch)
