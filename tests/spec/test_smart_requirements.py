@@ -574,6 +574,16 @@ async def test_secrets_are_not_for_backend_clients(world: World):
     assert refused.json()["error"] in ("unauthorized_client", "invalid_client")
 
 
+async def test_bulk_export_is_not_offered(world: World):
+    """A12.74: it is neither listed nor answered, also to a system that may read everything."""
+    statement = (await world.gateway.fhir("", "GET", "metadata")).text
+    assert "export" not in statement
+    token = await world.gateway.token("system/*.rs")
+    for path in ("$export", "Patient/$export", "Group/g/$export"):
+        answer = await world.gateway.fhir(token, "GET", path, prefer="respond-async")
+        assert (answer.status_code, answer.json()["resourceType"]) == (501, "OperationOutcome"), path
+
+
 # Introspection -----------------------------------------------------------------------------------------------------------------------
 
 

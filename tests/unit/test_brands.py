@@ -41,7 +41,7 @@ def resources(brands: Brands, kind: str) -> list[dict[str, Any]]:
 
 
 def test_one_ehr_is_one_brand():
-    """With everything that the operator said, under the names of the guide."""
+    """With everything that the operator said, under the names of the guide (HL7@436), and when it changed (HL7@419)."""
     brands = make(BRAND, ONE, BASE, NOON)
     bundle = json.loads(brands.body)
     assert (bundle["type"], bundle["timestamp"], bundle["meta"]["lastUpdated"]) == ("collection", NOON.isoformat(), NOON.isoformat())
@@ -86,7 +86,7 @@ def test_several_ehrs_are_brands_below_one():
 
 
 def test_identifiers_are_the_operators():
-    """System and value as given; two brands never share one (HL7@432)."""
+    """System and value as given (HL7@403, HL7@421); two brands never share one (HL7@432)."""
     assert identifier_of("urn:oid:1.2.3|42", "https://x.example") == {"system": "urn:oid:1.2.3", "value": "42"}
     assert identifier_of("42", "https://x.example") == {"value": "42"}
     twins = [Site(name, f"https://gw.example/fhir/{name}", name, "https://same.example") for name in ("a", "b")]
@@ -129,7 +129,7 @@ def test_a_restart_is_no_change(tmp_path):
 
 
 def test_discovery_names_them():
-    """Where they are configured, and only there (HL7@348, HL7@412)."""
+    """Where they are configured, and only there (HL7@409, HL7@412): an identifier with value (HL7@410, HL7@430) and system (HL7@431)."""
     named: dict[str, Any] = {"public_url": "https://gw.example", "ehr": "hapi", "types": ["Patient"]}
     told = smart_configuration(**named, offered=Offered(brands=BASE, brand_identifier={"value": "x"}))
     assert (told["user_access_brand_bundle"], told["user_access_brand_identifier"]) == (BASE, {"value": "x"})

@@ -57,12 +57,15 @@ def test_contexts_of_the_specification_pass(item):
     ],
 )
 def test_other_contexts_are_refused(items):
-    """HL7@171: Patient and Encounter never with role "launch", which is also that of none; nothing that is not of SMART gets into an answer."""
+    """HL7@177: Patient and Encounter never with role "launch", which is also that of none. HL7@188: other roles are absolute URIs.
+
+    Nothing that is not of SMART gets into an answer.
+    """
     assert problem_of_items(items)
 
 
 def test_texts_and_the_address_of_a_style():
-    """An intent is a word, a style can be fetched without credentials."""
+    """HL7@194: an intent is a word, of which the gateway thinks nothing. A style can be fetched without credentials."""
     assert problem_of_text("reconcile-medications") == problem_of_style("https://ehr.test/style.json") == problem_of_style("") == ""
     assert problem_of_style("http://localhost:9/style.json") == ""
     for url in (
