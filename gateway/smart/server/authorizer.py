@@ -180,14 +180,7 @@ class Authorizations:
 
     async def answer(self, at: At, choice: Choice) -> Back | SignIn | Page:
         """The person decided. True to her word once: the transaction ends here, in one commit."""
-        for _ in range(2):  # who lost a race sees at the second look what the other one did
-            try:
-                async with self._database.write() as connection:
-                    answered = await self._answered(connection, at, choice)
-            except _LostError:
-                continue
-            return answered or Page("transaction-over")
-        return Page("transaction-over")
+        return await self._tried(at, choice) or Page("transaction-over")
 
     async def cancel(self, at: At) -> Back | Page:
         """The person, signed in or not, wants to go back to the app."""
@@ -261,11 +254,16 @@ class Authorizations:
             before = await chosen_before(connection, waiting, judged, visitor)
         if before is None:
             return None
-        async with self._database.write() as connection:  # looked at again there: she may take it back at this moment
+        return await self._tried(at, None)  # looked at again in the same commit: she may take it back at this moment
+
+    async def _tried(self, at: At, choice: Choice | None) -> Back | SignIn | Page | None:
+        for _ in range(2):  # who lost a race sees at the second look what the other one did
             try:
-                return await self._answered(connection, at, None)
+                async with self._database.write() as connection:
+                    return await self._answered(connection, at, choice)
             except _LostError:
-                return Page("transaction-over")
+                continue
+        return Page("transaction-over")
 
     async def _ended(self, at: At, judged: Validated, error: str, why: str) -> Back | Page:
         """An error for the app, once."""
