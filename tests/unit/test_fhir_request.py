@@ -66,8 +66,8 @@ def test_a_search_by_form() -> None:
 
 def test_a_page() -> None:
     """Our own page links carry everything; nothing beside them counts, and what would ask for something is refused (ATK-F15)."""
-    for query in (b"_page=aB-_9", b"_page=aB-_9&_count=1000"):
-        assert ask("GET", "Observation", query) == Interaction(Kind.SEARCH, "Observation", page="aB-_9")
+    for link in (b"_page=aB-_9", b"_page=aB-_9&_count=1000"):
+        assert ask("GET", "Observation", link) == Interaction(Kind.SEARCH, "Observation", page="aB-_9")
     for altered in (b"_page=a&patient=B", b"_page=a&_page=b", b"_page:not=a", b"_page=a.b", b"_page=a%3D"):
         assert refusal("GET", "Observation", altered).reason == "page-altered"
 
