@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.smart.scopes import is_subset, parse_scope
-from gateway.smart.server.consent import CATEGORIES, granted, switches, worth_granting
+from gateway.smart.server.consent import CATEGORIES, granted, remembered, switches, worth_granting
 
 OFFERED = ("launch/patient", "openid", "patient/Condition.rs", "patient/Observation.read", "patient/Patient.r", "user/Observation.cruds")
 
@@ -58,3 +58,37 @@ def test_a_grant_never_exceeds_the_request(ticked):
     assert found is not None
     assert is_subset(" ".join(found), " ".join(OFFERED))
     assert all(parse_scope(text) for text in found if "/" in text and text != "launch/patient")
+
+
+_SCOPES = (
+    *OFFERED,
+    "launch",
+    "offline_access",
+    "patient/Observation.rs",
+    "patient/*.rs",
+    f"patient/Observation.rs?category={CATEGORIES['Observation']['Survey']}",
+)
+_SOME = st.lists(st.sampled_from(_SCOPES), unique=True).map(tuple)
+
+
+@given(st.data())
+def test_a_remembered_choice_never_grants_more_than_it_did(data):
+    """Whatever is asked now: what is given without asking lies within what was granted then, and within what is asked."""
+    asked, now = data.draw(_SOME), data.draw(_SOME)
+    boxes = sorted({box for one in switches(asked) for box in (one.scope, *(part.scope for part in one.parts))})
+    ticked = frozenset(data.draw(st.lists(st.sampled_from(boxes)))) if boxes else frozenset()
+    before, found = granted(asked, ticked), remembered(now, asked, ticked)
+    assert before is not None
+    if found is None:
+        assert not set(now) <= set(asked)
+        return
+    given_now = granted(now, found)
+    assert given_now is not None
+    assert is_subset(" ".join(given_now), " ".join(before))
+    assert is_subset(" ".join(given_now), " ".join(now))
+    assert remembered(asked, asked, ticked) == ticked
+
+
+def test_a_remembered_choice_that_makes_no_sense_is_none():
+    """Ticks that were never offered, whoever wrote them."""
+    assert remembered(("openid",), ("openid",), frozenset({"patient/*.cruds"})) is None

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from datetime import UTC, datetime
+
 import pytest
 
-from gateway.portal.faces import Face
-from gateway.store.oauth_rows import ListedPatient
+from gateway.fhir.interaction import Interaction, Kind
+from gateway.portal.faces import Face, Faces
+from gateway.proxy.answer import Answer, RequestContext
+from gateway.smart.principal import Principal, PrincipalKind
+from gateway.store.oauth_rows import Account, ListedPatient
 from gateway.web.picker import STEP, picker
 
 FACES = {
@@ -64,3 +71,44 @@ def test_a_search_is_cut_to_its_own_pages():
     found = picker(MANY, {}, asked="person 00", page="2")
     assert (found.total, found.page, found.pages) == (10, 1, 1)
     assert picker(MANY, {}, asked="x" * 500).asked == "x" * 100
+
+
+class Recorded:
+    """A road to an EHR that knows everybody, and what was asked of it."""
+
+    def __init__(self, pause: float = 0.0) -> None:
+        self.asked: list[tuple[Principal, Interaction]] = []
+        self._pause = pause
+
+    async def handle(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Answer:
+        assert context.via == "portal"
+        self.asked.append((principal, interaction))
+        await asyncio.sleep(self._pause)
+        ids = next(param.value for param in interaction.params if param.name == "_id").split(",")
+        entries = [{"resource": {"resourceType": "Patient", "id": one, "name": [{"family": "F"}], "gender": "unknown"}} for one in ids]
+        return Answer(200, json.dumps({"resourceType": "Bundle", "entry": entries}).encode())
+
+
+CONTEXT = RequestContext("r1", via="portal")
+STAFF = Account("acc", "nurse", "", "hapi", "Practitioner/n", "Nurse", datetime(2026, 1, 1, tzinfo=UTC))
+
+
+async def test_faces_are_read_in_the_persons_name_and_no_further_than_the_list():
+    """Fifty of a search; demographics and nothing else; one alone is in context, as at a launch."""
+    road, ids = Recorded(), [f"p{number}" for number in range(120)]
+    found = await Faces(road).of(STAFF, "hapi", ids, CONTEXT)
+    assert (len(found), found["p7"]) == (120, Face("F", "", ""))
+    assert [len(principal.listed) for principal, _ in road.asked] == [50, 50, 20]
+    for principal, interaction in road.asked:
+        assert (principal.kind, principal.ehr, principal.patient, principal.fhir_user) == (PrincipalKind.USER, "hapi", "", "Practitioner/n")
+        assert [str(scope) for scope in principal.scopes] == ["user/Patient.rs"]
+        assert (interaction.kind, interaction.type) == (Kind.SEARCH, "Patient")
+    road.asked.clear()
+    await Faces(road).of(STAFF, "hapi", ["p1"], CONTEXT)
+    await Faces(road).of(STAFF, "hapi", [], CONTEXT)
+    assert [principal.patient for principal, _ in road.asked] == ["p1"]
+
+
+async def test_a_slow_ehr_is_not_waited_for():
+    """The list is shown with what is stored: names are a help."""
+    assert await Faces(Recorded(pause=30), patience=0.02).of(STAFF, "hapi", ["p1"], CONTEXT) == {}

@@ -90,7 +90,7 @@ def _identifier_problem(item: Mapping[str, Any]) -> str:
 
 
 def _role_problem(item: Mapping[str, Any]) -> str:
-    """HL7@168-171: Patient and Encounter have members of their own, and are here only in another role than "launch", which is also that of none."""
+    """HL7@177, 188: Patient and Encounter have members of their own, and are here only in another role than "launch", which is also that of none."""
     role: str = item.get("role", "launch")
     if role != "launch":
         return "" if _ABSOLUTE.fullmatch(role) else "role is launch or an absolute URI."
