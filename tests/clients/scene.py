@@ -40,7 +40,7 @@ SECRET = "a-secret-of-the-suite"
 NATIVE = "http://127.0.0.1:8765/callback"
 """Where a program on the person's machine would listen; the walker of forms is caught before it."""
 APPS = Path(__file__).parent / "apps"
-KEYED = "openid-client", "authlib", "cumulus"
+KEYED = "fhirclient-js-keyed", "openid-client", "authlib", "cumulus"
 PASSED = "2001-01-01 00:00:00.000000"  # as the store writes moments
 
 
@@ -183,6 +183,7 @@ def registrations(apps: str, keys: Mapping[str, jwk.ECKey]) -> Iterator[dict[str
     yield {"client_id": "fhirclient-js", "redirect_uris": [f"{apps}/fhirclient.html"], **public}
     launched = {"launch_uri": f"{apps}/fhirclient.html", "redirect_uris": [f"{apps}/fhirclient.html"]}
     yield {"client_id": "fhirclient-js-ehr", **launched, **public}
+    yield {"client_id": "fhirclient-js-keyed", "redirect_uris": [f"{apps}/fhirclient.html"], **keyed["fhirclient-js-keyed"]}
     yield {"client_id": "medplum", "redirect_uris": [f"{apps}/medplum.html"], **public}
     yield {"client_id": "openid-client", "redirect_uris": [f"{apps}/openid-client.html"], **keyed["openid-client"]}
     yield {"client_id": "fhirclient-py", "redirect_uris": [NATIVE], **secret}

@@ -77,10 +77,23 @@ async def test_fhirclient_js_is_refused(page: Page, running: Scene):
     await leave(page, "app.standalone(...given)", running.base, "fhirclient-js")
     await allow(page, app)
     await call(page, "ready")
-    assert "Forbidden" in await call(page, "refused", "Condition?patient=ann")
-    assert "HttpError" in await call(page, "refused", f"Patient/{OTHER}")
+    assert (await call(page, "refused", "Condition?patient=ann")).startswith("HttpError: 403 Forbidden")
+    assert (await call(page, "refused", f"Patient/{OTHER}")).startswith("HttpError: 404 Not Found")
     running.revoke("fhirclient-js")
-    assert "Error" in await call(page, "refused", f"Patient/{PATIENT}")
+    assert "Session expired" in await call(page, "refused", f"Patient/{PATIENT}")
+
+
+async def test_fhirclient_js_with_a_key(page: Page, running: Scene):
+    """It proves itself for its first token; its refresh carries no assertion, so that anybody could have sent it."""
+    app, key = f"{running.apps}/fhirclient.html", {**running.keys["fhirclient-js-keyed"], "key_ops": ["sign"]}
+    await page.goto(app)
+    await leave(page, "app.standalone(...given)", running.base, "fhirclient-js-keyed", key)
+    await allow(page, app)
+    assert (await call(page, "ready"))["patient"] == PATIENT
+    check_pages(await call(page, "results"))
+    assert "401" in await call(page, "refreshRefused")
+    assert await call(page, "read") == "Released"
+    assert running.on_record("fhirclient-js-keyed", tokens=1, reads=1, searches=3)
 
 
 async def test_fhirclient_js_launched_by_the_ehr(page: Page, running: Scene):
@@ -119,10 +132,11 @@ async def test_medplum(page: Page, running: Scene):
     assert await call(page, "read", PATIENT) == "Released"
     assert await call(page, "token") != first
     assert running.on_record("medplum", tokens=2, reads=2, searches=3)
-    assert "OperationOutcomeError" in await call(page, "refused", "Condition", "c")
-    assert "OperationOutcomeError" in await call(page, "refused", "Patient", OTHER)
+    assert "Failed to fetch" in await call(page, "asItComes", "Patient", PATIENT)  # a header of its own, and credentials
+    assert (await call(page, "refused", "Condition", "c")).startswith("OperationOutcomeError: The token has no scope")
+    assert (await call(page, "refused", "Patient", OTHER)).startswith("OperationOutcomeError: There is no such resource")
     running.revoke("medplum")
-    assert await call(page, "refused", "Patient", PATIENT) != ""
+    assert (await call(page, "refused", "Patient", PATIENT)).startswith("OperationOutcomeError: Failed to fetch tokens")
 
 
 async def test_openid_client(page: Page, running: Scene):

@@ -25,6 +25,7 @@ def test_fhirclient(running: Scene, interpreter: Path):
     check(found)
     assert found["forbidden"].startswith("FHIRNotFoundException")
     assert found["type"].startswith("FHIRPermissionDeniedException")
+    assert found["slash"] == ""
     assert found["audience"] == "Exception: The parameter aud must be the address of this FHIR server."
     assert running.on_record("fhirclient-py", tokens=2, reads=2, searches=3)
 
@@ -62,4 +63,5 @@ def test_cumulus(running: Scene, interpreter: Path):
     assert "[403]" in found["forbidden"]
     assert found["key"].startswith("AuthFailed")
     assert found["scope"].startswith("AuthFailed")
+    assert found["mixed"].startswith("AuthFailed")
     assert running.on_record("cumulus", tokens=2, reads=2, searches=3)

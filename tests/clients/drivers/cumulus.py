@@ -50,6 +50,7 @@ async def main():
             refreshed=fhir._auth.sign_headers() != first,
             forbidden=await refused(fhir.request("GET", "Condition?patient=ann")),
             key=await refused(opened(client({"keys": [other]}))),
+            mixed=await refused(opened(client(resources=("Patient", "Condition")))),
             scope=await refused(opened(client(resources=("Condition",)))),
         )
 

@@ -36,6 +36,8 @@ tell(
     refreshed=smart.server.auth.access_token != first,
     forbidden=refused(lambda: Patient.read("bob", smart.server)),
     type=refused(lambda: Condition.where({"patient": smart.patient_id}).perform_resources(smart.server)),
+    # With a slash at the end, so is the audience that it names.
+    slash=refused(lambda: launched(told["base"] + "/")),
     # The same server by another name is another audience.
     audience=refused(lambda: launched(told["base"].replace("127.0.0.1", "localhost"))),
 )
