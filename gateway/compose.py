@@ -51,8 +51,11 @@ from gateway.proxy.pipeline import Parts, Pipeline
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
 from gateway.smart.client.assertion import KeyUnusable
 from gateway.smart.client.backend import Backend, BackendClient
+from gateway.smart.client.connections import Connections
 from gateway.smart.client.http import Http
+from gateway.smart.client.persons import PersonTokens
 from gateway.smart.client.tokens import Tokens
+from gateway.smart.client.user import UserClient, UserEndpoints
 from gateway.smart.policy import AccessRules
 from gateway.smart.server.accounts import Accounts, Passwords
 from gateway.smart.server.authenticator import Authenticator
@@ -79,7 +82,7 @@ from gateway.store.audit import AuditLog
 from gateway.store.base import Database, now
 from gateway.store.events import EventLog
 from gateway.store.turns import StoredTurns
-from gateway.web import apps, authorize, forgotten, portal, security, signin
+from gateway.web import apps, authorize, forgotten, portal, security, signin, upstream
 from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
@@ -228,7 +231,8 @@ def gateway(settings: Settings) -> Gateway:
     database, audit, events, seals = found.database, found.audit, found.events, found.seals
     tables = shipped.tables()
     names = tuple(one.name for one in settings.ehrs)
-    ehrs = {one.name: _connected(one) for one in settings.ehrs}
+    persons = {one.name: _persons(found, one) for one in settings.ehrs if one.auth == "smart"}
+    ehrs = {one.name: _connected(one, persons.get(one.name) or _auth(one)) for one in settings.ehrs}
 
     # The road to the EHRs
     cache, lock = _cache(found)
@@ -252,6 +256,7 @@ def gateway(settings: Settings) -> Gateway:
             public_url=settings.public_url,
             rules=AccessRules(settings.writes, settings.practitioner_access),
             lives=_lives(settings),
+            upstreams=persons,
         ),
     )
 
@@ -310,6 +315,7 @@ def gateway(settings: Settings) -> Gateway:
         security.router(web_edge, doors),
         authorize.router(web_edge, authorizations, Faces(pipeline)),
         apps.router(web_edge, grants),
+        upstream.router(web_edge, _connections(found, persons), {one.name: one.title for one in settings.ehrs}),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
     edge = Edge(
@@ -341,12 +347,12 @@ class _Sources(Mapping[str, Source]):
         return len(self._settings)
 
 
-def _connected(ehr: EhrSettings) -> AnEhr:
+def _connected(ehr: EhrSettings, auth: adapters.Auth) -> AnEhr:
     return adapters.connect(
         ehr.name,
         ehr.url,
         platform=ehr.platform,
-        auth=_auth(ehr),
+        auth=auth,
         timeout=ehr.timeout,
         tls=_tls(ehr),
         aliases=ehr.aliases,
@@ -406,11 +412,45 @@ def smart_backend(ehr: EhrSettings) -> Backend:
     try:
         return Backend(client, Http(_trust(ehr), timeout=ehr.timeout))
     except KeyUnusable as error:
-        raise ConfigError(
-            f"EHR {ehr.name}: the key in {ehr.key_file} cannot be used: {error}",
-            where=f"ehr.{ehr.name}.key_file",
-            fix="name a private JWK, JWK Set or PEM file (RSA of 2048 bits or more, or P-384), and set kid where it says none",
-        ) from error
+        raise _key_unusable(ehr, error) from error
+
+
+def user_endpoints(settings: Settings, ehr: EhrSettings) -> UserEndpoints:
+    """What speaks for the gateway as an app at one EHR (auth = smart). Raises ConfigError for a key that cannot be used."""
+    client = UserClient(
+        ehr.name,
+        ehr.url,
+        ehr.client_id,
+        ehr.scope,
+        f"{settings.public_url}/auth/{ehr.name}/upstream/callback",
+        secret=ehr.app_secret(),
+        key_file=ehr.key_file,
+        kid=ehr.kid,
+        loopback=ehr.token_loopback,
+    )
+    try:
+        return UserEndpoints(client, Http(_trust(ehr), timeout=ehr.timeout))
+    except KeyUnusable as error:
+        raise _key_unusable(ehr, error) from error
+
+
+def _key_unusable(ehr: EhrSettings, error: KeyUnusable) -> ConfigError:
+    return ConfigError(
+        f"EHR {ehr.name}: the key in {ehr.key_file} cannot be used: {error}",
+        where=f"ehr.{ehr.name}.key_file",
+        fix="name a private JWK, JWK Set or PEM file (RSA of 2048 bits or more, or P-384), and set kid where it says none",
+    )
+
+
+def _persons(found: State, ehr: EhrSettings) -> PersonTokens:
+    where = f"{found.settings.public_url}/auth/{ehr.name}/upstream"
+    turns = StoredTurns(found.database, life=4 * ehr.timeout)  # longer than a refresh can take: two at once would be reuse of a token
+    return PersonTokens(user_endpoints(found.settings, ehr), found.database, found.seals, turns, where=where, record_in=found.audit.record_in)
+
+
+def _connections(found: State, persons: Mapping[str, PersonTokens]) -> Mapping[str, Connections]:
+    made = found.database, found.seals
+    return {name: Connections(one.endpoints, *made, record_in=found.audit.record_in) for name, one in persons.items()}
 
 
 def _tls(ehr: EhrSettings) -> ssl.SSLContext | None:

@@ -100,6 +100,8 @@ def checks(settings: Settings) -> Iterator[Callable[[], Finding]]:
     for one in settings.ehrs:
         if one.auth == "smart-backend":
             yield lambda one=one: signs_in(one)
+        if one.auth == "smart":
+            yield lambda one=one: persons_connect(settings, one)
         yield lambda one=one: reach(one)
         yield lambda one=one: door(one)
     if settings.writes == "scopes":
@@ -213,6 +215,12 @@ def certificate(path: Path | None) -> Finding:
 def signs_in(ehr: EhrSettings) -> Finding:
     """A token can be had, for all that is asked for."""
     found = ehr_smart.sign_in(ehr)
+    return Finding(f"ehr {ehr.name} sign-in", found.state, found.found, found.fix)
+
+
+def persons_connect(settings: Settings, ehr: EhrSettings) -> Finding:
+    """Persons can be sent there to let the gateway in."""
+    found = ehr_smart.app_fits(settings, ehr)
     return Finding(f"ehr {ehr.name} sign-in", found.state, found.found, found.fix)
 
 

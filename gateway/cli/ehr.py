@@ -11,7 +11,7 @@ import click
 
 from gateway.cli import ehr_report, options, output, upstream
 from gateway.cli.ehr_probe import Probe
-from gateway.config import EhrSettings, load
+from gateway.config import EhrSettings, Settings, load
 from gateway.errors import ConfigError
 
 EXAMPLE = """\b
@@ -45,10 +45,10 @@ def check(url: str, config: Path | None, bearer_file: Path | None, ca: Path | No
     It reads the server's CapabilityStatement. With --probe it tries conditional writes, If-Match, ids of clients and transactions.
     Exits with 1 when the server is no FHIR R4 server.
     """
-    target = _target(url, config, bearer_file, ca)
+    loaded, target = _target(url, config, bearer_file, ca)
     if probe and not yes:
         _ask(target.url)
-    signed_in = _signed_in(target)
+    signed_in = _signed_in(loaded, target)
     with upstream.open_client(target) as client:
         report = ehr_report.read(target.url, upstream.capability_statement(client, target.url))
         probes = Probe(client, output.note).run() if probe else ()
@@ -63,12 +63,12 @@ def check(url: str, config: Path | None, bearer_file: Path | None, ca: Path | No
         raise SystemExit(1)
 
 
-def _signed_in(target: EhrSettings) -> Any:
-    if target.auth != "smart-backend":
+def _signed_in(settings: Settings, target: EhrSettings) -> Any:
+    if target.auth not in ("smart-backend", "smart"):
         return None
     from gateway.cli import ehr_smart  # noqa: PLC0415  # it comes with much of the gateway
 
-    return ehr_smart.sign_in(target)
+    return ehr_smart.sign_in(target) if target.auth == "smart-backend" else ehr_smart.app_fits(settings, target)
 
 
 @ehr.command(epilog=KEY)
@@ -88,14 +88,16 @@ def key(file: Path, kid: str, json_: bool) -> None:  # noqa: FBT001  # by name
     output.show_json(found)
 
 
-def _target(url: str, config: Path | None, bearer_file: Path | None, ca: Path | None) -> EhrSettings:
+def _target(url: str, config: Path | None, bearer_file: Path | None, ca: Path | None) -> tuple[Settings, EhrSettings]:
     if "://" in url:
-        found = load(config=None, environ={}, flags={"ehr": [f"target={url}"]}, cwd=Path(os.devnull).parent).settings.ehrs[0]
+        settings = load(config=None, environ={}, flags={"ehr": [f"target={url}"]}, cwd=Path(os.devnull).parent).settings
+        found = settings.ehrs[0]
     else:
-        found = load(config=config, environ=os.environ).settings.ehr(url)
+        settings = load(config=config, environ=os.environ).settings
+        found = settings.ehr(url)
     if bearer_file:
         found = replace(found, auth="bearer", bearer_file=bearer_file, bearer="")
-    return replace(found, ca=ca or found.ca)
+    return settings, replace(found, ca=ca or found.ca)
 
 
 def _ask(url: str) -> None:

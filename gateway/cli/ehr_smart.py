@@ -13,11 +13,11 @@ from typing import Any
 from joserfc import jwk
 
 from gateway import compose
-from gateway.config import EhrSettings
+from gateway.config import EhrSettings, Settings
 from gateway.errors import ConfigError
 from gateway.smart.client.assertion import KeyUnusable, read_key
 from gateway.smart.client.discovery import Configuration
-from gateway.smart.client.fit import misfits, narrower
+from gateway.smart.client.fit import misfits, misfits_of_app, narrower
 from gateway.smart.client.values import Failure, Granted
 
 
@@ -43,6 +43,27 @@ def sign_in(ehr: EhrSettings) -> SignIn:
         return asyncio.run(_sign_in(ehr))
     except ConfigError as error:
         return SignIn("failed", error.message, error.fix)
+
+
+def app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
+    """For auth = smart: whether persons can be sent there. Nobody signs in, so there is no token to try."""
+    try:
+        return asyncio.run(_app_fits(settings, ehr))
+    except ConfigError as error:
+        return SignIn("failed", error.message, error.fix)
+
+
+async def _app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
+    endpoints = compose.user_endpoints(settings, ehr)
+    asked, described = await endpoints.ask(), await endpoints.discovery.configuration()
+    method = "private_key_jwt" if ehr.key_file else "client_secret_basic" if ehr.app_secret() else "none"
+    speaks = misfits_of_app(described, method=method, scope=ehr.scope) if isinstance(described, Configuration) else ()
+    if isinstance(asked, Failure):
+        words, fix = _trouble(asked, ehr, ehr.kid)
+        return SignIn("failed", "; ".join((words, *speaks)), fix, misfits=speaks)
+    if speaks:
+        return SignIn("warning", f"of its SMART configuration: {', '.join(speaks)}", "tell the EHR's operator", misfits=speaks)
+    return SignIn("ok", f"persons connect by themselves; registered there is {endpoints.client.redirect_uri}")
 
 
 def headers(ehr: EhrSettings) -> dict[str, str]:
@@ -81,8 +102,8 @@ def _trouble(failure: Failure, ehr: EhrSettings, kid: str) -> tuple[str, str]:
     match failure.reason, failure.told:
         case "ehr-smart-configuration", _:
             return (
-                f"{ehr.url}/.well-known/smart-configuration names no token endpoint that may be used",
-                "check the address, or set token_endpoint; it must be https (on this machine, for development: token_loopback = true)",
+                f"{ehr.url}/.well-known/smart-configuration names no endpoint that may be used",
+                "check the address, or set token_endpoint; endpoints are https (on this machine, for development: token_loopback = true)",
             )
         case "ehr-token-refused", "invalid_client":
             return (

@@ -221,15 +221,21 @@ def _check_name(name: str, where: str) -> None:
         raise ConfigError(f"{name!r} is no name for an EHR", where=where, fix="take lower-case letters, digits and dashes, such as st-marys")
 
 
-_NEEDED = {"basic": ("username",), "mtls": ("client_cert", "client_key"), "smart-backend": ("client_id", "key_file", "scope")}
+_NEEDED = {
+    "basic": ("username",),
+    "mtls": ("client_cert", "client_key"),
+    "smart-backend": ("client_id", "key_file", "scope"),
+    "smart": ("client_id", "scope"),
+}
 """What each way to sign in needs, besides its secret."""
 _OF = {
-    "password_file": "basic",
-    "username": "basic",
-    "bearer_file": "bearer",
-    **dict.fromkeys(("client_id", "key_file", "kid", "scope", "token_endpoint", "token_loopback"), "smart-backend"),
+    **dict.fromkeys(("password_file", "username"), ("basic",)),
+    "bearer_file": ("bearer",),
+    **dict.fromkeys(("client_id", "key_file", "kid", "scope", "token_loopback"), ("smart-backend", "smart")),
+    "token_endpoint": ("smart-backend",),
+    **dict.fromkeys(("client_secret", "client_secret_file"), ("smart",)),
 }
-"""Settings that mean something with one way to sign in only."""
+"""Settings that mean something with some ways to sign in only."""
 
 
 def _check_ehr(ehr: EhrSettings, where: str) -> None:
@@ -240,7 +246,7 @@ def _check_ehr(ehr: EhrSettings, where: str) -> None:
         )
     if ehr.auth in ("basic", "bearer"):
         ehr.secret()
-    if ehr.auth in ("basic", "bearer", "smart-backend") and ehr.url.startswith("http://") and not ehr.is_loopback:
+    if ehr.auth in ("basic", "bearer", "smart-backend", "smart") and ehr.url.startswith("http://") and not ehr.is_loopback:
         raise ConfigError(f"EHR {ehr.name}: a secret would travel in the clear", where=where, fix="use its https URL")
     if ehr.token_endpoint.startswith("http://") and not (ehr.token_loopback and is_loopback(urlsplit(ehr.token_endpoint).hostname or "")):
         raise ConfigError(
@@ -248,9 +254,22 @@ def _check_ehr(ehr: EhrSettings, where: str) -> None:
             where=where,
             fix="use its https URL (on this machine, for development: token_loopback = true)",
         )
-    for name, kind in _OF.items():
-        if getattr(ehr, name) and ehr.auth != kind:
-            raise ConfigError(f"EHR {ehr.name}: {name} has no effect", where=where, fix=f'set auth = "{kind}" as well, or leave {name} out')
+    for name, kinds in _OF.items():
+        if getattr(ehr, name) and ehr.auth not in kinds:
+            raise ConfigError(f"EHR {ehr.name}: {name} has no effect", where=where, fix=f'set auth = "{kinds[0]}" as well, or leave {name} out')
+    if ehr.auth == "smart":
+        _check_app(ehr, where)
+
+
+def _check_app(ehr: EhrSettings, where: str) -> None:
+    """The gateway as an app of a person: it has to learn who she is, and has one way to say who it is itself."""
+    lacks = [one for one in ("openid", "fhirUser") if one not in ehr.scope.split()]
+    if lacks:
+        raise ConfigError(
+            f"EHR {ehr.name}: scope has no {' and no '.join(lacks)}", where=where, fix="add openid and fhirUser: they tell who signed in there"
+        )
+    if ehr.key_file and (ehr.client_secret or ehr.client_secret_file):
+        raise ConfigError(f"EHR {ehr.name}: a key and a secret are set", where=where, fix="leave one out")
 
 
 def _completed(settings: Settings, sources: Mapping[str, str], cwd: Path) -> Settings:

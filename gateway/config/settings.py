@@ -42,7 +42,7 @@ class EhrSettings:
     aliases: tuple[str, ...] = _setting((), "Other base URLs by which it names itself in links and references.", parse.urls)
     client_ids: bool | None = _setting(None, "Whether it takes ids of clients (PUT of a new one). Without it, found out.", parse.boolean)
     transactions: bool | None = _setting(None, "Whether it takes transactions. Without it, found out.", parse.boolean)
-    auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls", "smart-backend"))
+    auth: str = _setting("none", "How the gateway signs in there.", parse.one_of("none", "basic", "bearer", "mtls", "smart-backend", "smart"))
     username: str = _setting("", "For auth = basic.", parse.text)
     password: str = _setting("", "For auth = basic, by variable only.", parse.text, secret=True, env_only=True)
     password_file: Path | None = _setting(None, "For auth = basic: a file that holds the password.", parse.file)
@@ -50,13 +50,17 @@ class EhrSettings:
     bearer_file: Path | None = _setting(None, "For auth = bearer: a file that holds the token.", parse.file)
     client_cert: Path | None = _setting(None, "For auth = mtls: the gateway's certificate chain (PEM).", parse.file)
     client_key: Path | None = _setting(None, "For auth = mtls: its private key (PEM).", parse.file)
-    client_id: str = _setting("", "For auth = smart-backend: the id under which the gateway is registered there.", parse.text)
-    key_file: Path | None = _setting(None, "For auth = smart-backend: the gateway's private key (JWK, JWK Set or PEM).", parse.file)
-    kid: str = _setting("", "For auth = smart-backend: the key's id, where the file does not say it.", parse.text)
-    scope: str = _setting("", "For auth = smart-backend: what to ask for, such as system/*.cruds.", parse.text)
+    client_id: str = _setting("", "For auth = smart-backend or smart: the id under which the gateway is registered there.", parse.text)
+    key_file: Path | None = _setting(None, "For auth = smart-backend or smart: the gateway's private key (JWK, JWK Set or PEM).", parse.file)
+    kid: str = _setting("", "For auth = smart-backend or smart: the key's id, where the file does not say it.", parse.text)
+    client_secret: str = _setting("", "For auth = smart without key_file: by variable only.", parse.text, secret=True, env_only=True)
+    client_secret_file: Path | None = _setting(None, "For auth = smart without key_file: a file that holds the client's secret.", parse.file)
+    scope: str = _setting("", "For auth = smart-backend or smart: what to ask for, such as system/*.cruds.", parse.text)
     token_endpoint: str = _setting("", "For auth = smart-backend: instead of the one in the EHR's SMART configuration.", parse.endpoint)
     token_loopback: bool = _setting(
-        default=False, help_="For auth = smart-backend: a token endpoint may be plain http on this machine (development).", check=parse.boolean
+        default=False,
+        help_="For auth = smart-backend or smart: SMART endpoints may be plain http on this machine (development).",
+        check=parse.boolean,
     )
     brand_website: str = _setting("", "Its public website, for its own brand where there are several EHRs.", parse.page)
     brand_identifier: str = _setting("", "SYSTEM|VALUE of its own brand. Without it, the website's, or its FHIR base here.", parse.identifier)
@@ -86,6 +90,10 @@ class EhrSettings:
             variable = f"GATEWAY_EHR_{env_name(self.name)}_{kind.upper()}"
             raise ConfigError(f"auth = {self.auth} has no {kind}", where=f"ehr.{self.name}", fix=f"set {kind}_file or {variable}")
         return found
+
+    def app_secret(self) -> str:
+        """The client's secret for auth = smart, read now; "" for a client with a key, or a public one."""
+        return self.client_secret or (self.client_secret_file.read_text().strip() if self.client_secret_file else "")
 
 
 @dataclass(frozen=True, slots=True)

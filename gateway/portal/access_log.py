@@ -37,6 +37,9 @@ _DID: dict[str, tuple[str, str]] = {  # what was done, and what was tried when i
     "grant-refused": ("Did not allow an app to use the record", "Did not allow an app to use the record"),
     "revoke": ("Took an app's access away", "Tried to take an app's access away"),
     "token": ("Got access for an app", "Tried to get access for an app"),
+    "upstream-connect": ("Let this site in at the clinic's record system", "Tried to let this site in at the clinic's record system"),
+    "upstream-disconnect": ("Took this site's access at the clinic away", "Tried to take this site's access at the clinic away"),
+    "upstream-end": ("The clinic's record system ended this site's access", "The clinic's record system ended this site's access"),
     "introspect": ("Asked what an app may see of the record", "Tried to ask what an app may see of the record"),
     "launch": ("Opened an app with the record", "Tried to open an app with the record"),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply, Offers, OutcomeUnknown
 from gateway.audit import AuditSink
@@ -23,14 +24,19 @@ from gateway.proxy.access_log import AccessLog
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.fetched import Fetched, pack, unpack
-from gateway.proxy.reads import Events, Reader, refusal
+from gateway.proxy.reads import Events, Reader, Whose, refusal
 from gateway.proxy.writes import Writer, done
 from gateway.smart.constraint import Allow, Constraint, Deny
 from gateway.smart.policy import AccessRules, decide, reach
 from gateway.smart.principal import Principal, PrincipalKind
 
-VIEW = "gateway"
-"""Whose view of the EHR this is: our own credential's. A patient's own upstream token would be another view, with its own cache."""
+
+class Upstream(Protocol):
+    """Persons' own access to an EHR that lets in nobody else (ADR 0010)."""
+
+    async def view(self, person: str) -> str:
+        """What this account's view is called in cache keys. Raises Forbidden when the person has to connect (again)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Parts:
     public_url: str
     rules: AccessRules
     lives: Mapping[str, Lives]  # by EHR
+    upstreams: Mapping[str, Upstream] = field(default_factory=dict[str, Upstream])  # by EHR, those alone where persons have their own
     flights: Flights = field(default_factory=Flights)
 
 
@@ -63,9 +70,9 @@ class Pipeline:
             ehr = self._ehr(principal.ehr)
             asked, page = paging.resume(self._parts.seal, principal, interaction)
             constraint = self._decide(principal, asked)
-            reader = Reader(ehr, self._parts.tables, constraint, context, self._parts.events)
             if asked.type == "AuditEvent" and asked.kind is Kind.SEARCH:
                 return await self._access_log(principal, asked, page, constraint, context)
+            reader = Reader(ehr, self._parts.tables, constraint, context, self._parts.events, await self._whose(principal))
             if asked.kind in WRITES:
                 return await self._write(principal, asked, reader)
             return await self._read(principal, asked, page, reader)
@@ -86,6 +93,7 @@ class Pipeline:
 
     def admit(self, principal: Principal, interaction: Interaction) -> None:
         """Whether a system may push this, by its scopes alone, entry by entry. Raises Forbidden; no I/O."""
+        self._person_of(principal)
         for one in interaction.entries or (interaction,):
             constraint = self._decide(principal, one)
             if one.conditions.if_none_exist and not self._reaches(principal, one.type, "s"):
@@ -117,6 +125,7 @@ class Pipeline:
     async def _look(self, principal: Principal, interaction: Interaction, context: RequestContext) -> EhrReply:
         if not any(self._reaches(principal, interaction.type, letter) for letter in "cu"):
             raise Forbidden(reason="scope-missing")
+        self._person_of(principal)
         asked = interaction
         call = EhrCall(asked.kind, asked.type, asked.id, asked.version, asked.params, request_id=context.request_id)
         reply = await self._ehr(principal.ehr).send(call)
@@ -140,6 +149,19 @@ class Pipeline:
         if name not in self._ehrs:
             raise NotFound("There is no such FHIR base.", reason="ehr-unknown")
         return self._ehrs[name]
+
+    async def _whose(self, principal: Principal) -> Whose:
+        """With whose credential the EHR is asked, and what that view is called. Before the cache: without access there is nothing from it either."""
+        person = self._person_of(principal)
+        return Whose(person, await self._parts.upstreams[principal.ehr].view(person)) if person else Whose()
+
+    def _person_of(self, principal: Principal) -> str:
+        """The account, at an EHR where persons have their own access; "" at all others. Raises Forbidden for a system, which has none."""
+        if principal.ehr not in self._parts.upstreams:
+            return ""
+        if not principal.user_id:
+            raise Forbidden("This health record system lets in persons only.", reason="upstream-person-needed")
+        return principal.user_id
 
     def _decide(self, principal: Principal, asked: Interaction) -> Constraint:
         if asked.kind in (Kind.TRANSACTION, Kind.BATCH):
@@ -238,7 +260,7 @@ def _ask(asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reade
     params = narrowed.interaction.params if narrowed.interaction else asked.params
     return Ask(
         ehr=reader.ehr.name,
-        view=VIEW,
+        view=reader.whose.view,
         constraint=reader.constraint.canonical(),
         interaction=f"{asked.kind} {asked.type}/{asked.id}/{asked.version}?{canonical(params)}#{page}",
         patients=None if patients is None else tuple(sorted(patients)),

@@ -33,6 +33,14 @@ Events = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Whose:
+    """With whose credential the EHR is asked: the account's own, or the gateway's (""). `view` names what is seen with it, in cache keys."""
+
+    person: str = ""
+    view: str = "gateway"
+
+
+@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads one EHR under one constraint for one request."""
 
@@ -41,6 +49,7 @@ class Reader:
     constraint: Constraint
     context: RequestContext
     events: Events
+    whose: Whose = Whose()
 
     async def fetch(self, asked: Interaction, narrowed: narrow.Narrowed, page: str = "") -> Fetched:
         """The screened answer. Raises NotFound alike for absent, deleted and foreign; UpstreamFault when the EHR lies about shape."""
@@ -171,7 +180,7 @@ class Reader:
 
     async def send(self, call: EhrCall) -> EhrReply:
         """One call on behalf of this request; every call carries its id, and none goes out when there is no right to it any more."""
-        return await self.ehr.send(replace(call, request_id=self.context.request_id, not_after=self.context.until()))
+        return await self.ehr.send(replace(call, request_id=self.context.request_id, person=self.whose.person, not_after=self.context.until()))
 
     def lied(self, reason: str) -> UpstreamFault:
         """The EHR gave what was not asked for: noted, and a fault to the caller (FAULT-U26)."""

@@ -38,6 +38,17 @@ _REASONS = {
     "transaction-over": ("This request is over", "It was answered already, or it is too old. Nothing more was shared. Start again from the app."),
     "patient-not-listed": ("That record is not yours to share", "You may not open the record that was chosen. Nothing was shared."),
     "scope-not-offered": ("That cannot be shared", "The form asked for more than the app did. Nothing was shared."),
+    "upstream-state": (
+        "Start again",
+        "This answer is not to anything that was begun here in this session, or it came too late. Nothing was connected.",
+    ),
+    "upstream-issuer": ("This is not who was asked", "The answer came from somebody else than your clinic's record system. Nothing was connected."),
+    "upstream-launch": ("This page was opened from elsewhere", "It was not your clinic's own record system that opened it. Nothing was connected."),
+    "upstream-declined": ("Nothing was connected", "Your clinic's record system did not give access. You can try again."),
+    "upstream-identity": (
+        "That is another person",
+        "Whoever signed in at your clinic's record system is not the person who is signed in here. Sign out there, and try again.",
+    ),
     "account-disabled": ("This account is closed", "Ask your clinic for help."),
     "ehr-unknown": ("There is no such page", "The address is not complete."),
     "method": ("There is no such page", "The address is not meant to be used like that."),

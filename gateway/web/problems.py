@@ -17,6 +17,7 @@ class Problem:
     what: str
     todo: str
     again: bool = False
+    connect: bool = False  # to let this site in at the clinic's record system is what helps
 
 
 _BY_REASON: dict[str, tuple[str, str, str]] = {
@@ -51,12 +52,24 @@ _BY_REASON: dict[str, tuple[str, str, str]] = {
         "You signed in with an account for staff.",
         "Sign out, then sign in with your own patient account.",
     ),
+    "upstream-not-connected": (
+        "Connect to your clinic first",
+        "Your clinic's record system gives your record only to those whom you let in there yourself.",
+        "Connect once: you sign in at your clinic, and come back here.",
+    ),
+    "upstream-ended": (
+        "Connect to your clinic again",
+        "The access that you gave has ended.",
+        "Sign in at your clinic once more, and come back here.",
+    ),
     "record-switched": (
         "You opened another record in the meantime",
         "This form was made for another person's record, so we did not send it.",
         "Go back to the right record and fill in the form again.",
     ),
 }
+
+_CONNECT = frozenset({"upstream-not-connected", "upstream-ended"})
 
 _BY_STATUS: dict[int, tuple[str, str, str]] = {
     400: ("We cannot open this page", "The address is not complete, or it is too old.", "Go back to the list and choose again."),
@@ -110,4 +123,4 @@ def problem_of(error: FhirError | OutcomeUnknown) -> Problem:
     if isinstance(error, OutcomeUnknown):
         return _UNKNOWN_OUTCOME
     found = _BY_REASON.get(error.reason) or _BY_STATUS.get(error.status) or (_OURS if error.status in (500, 503) else _TECHNICAL)
-    return Problem(error.status, *found, again=(error.status >= 500 and error.status != 501) or error.status == 429)
+    return Problem(error.status, *found, again=(error.status >= 500 and error.status != 501) or error.status == 429, connect=error.reason in _CONNECT)

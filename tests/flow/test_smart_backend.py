@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,17 @@ import httpx
 import pytest
 from joserfc import jwk
 
-from gateway import app, compose, config
 from gateway.adapters import ehr as adapters
 from gateway.adapters.ehr.base import EhrCall
 from gateway.adapters.ehr.httpx_transport import HttpxTransport
 from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.fhir.interaction import Kind
-from gateway.sandbox.double import Double
-from gateway.sandbox.double import served as double_served
 from gateway.smart.client.backend import Backend, BackendClient
 from gateway.smart.client.http import Http
 from gateway.smart.client.tokens import Tokens
 from tests.support.faults import fault_server
+from tests.support.inner_gateway import Inner, inner_gateway
 from tests.support.smart_ehr import BASE, Reply, SmartEhr
-from tests.support.threaded_server import served
 from tests.support.whole_in_process import Whole, whole
 
 KEY = jwk.ECKey.generate_key("P-384", {"kid": "k1"}, private=True)
@@ -276,61 +272,10 @@ async def test_a_token_goes_to_the_base_and_no_other_host(tmp_path, transport):
 # ---- one gateway in front of another ----
 
 
-@dataclass
-class Inner:
-    """A gateway that is the EHR of another, over the EHR double; what its token endpoint was asked is counted."""
-
-    url: str
-    settings: config.Settings
-    double: Double
-    token_requests: list[str] = field(default_factory=list)
-
-    async def register(self, **more: Any) -> None:
-        metadata = {
-            "client_id": "outer",
-            "grant_types": ["client_credentials"],
-            "token_endpoint_auth_method": "private_key_jwt",
-            "jwks": {"keys": [KEY.as_dict(private=False)]},
-            "scope": "system/*.cruds",
-            "ehrs": ["hapi"],
-            "push": {"mode": "deliver", "ehr": "hapi"},
-        }
-        async with compose.opened(self.settings) as state:
-            await compose.registrar(state).register(metadata | more)
-
-    async def revoke(self) -> None:
-        """Every token of the client ends for good."""
-        async with compose.opened(self.settings) as state:
-            clients = compose.clients(state)
-            await clients.disable("outer")
-            await clients.enable("outer")
-
-
 @pytest.fixture(scope="module")
 def inner(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inner")
-    with ExitStack() as stack:
-        double = Double()
-        double.seed(
-            {"resourceType": "Patient", "id": "a", "name": [{"family": "Inner"}]},
-            {"resourceType": "Patient", "id": "b"},
-            *({"resourceType": "Observation", "id": f"o{n}", "status": "final", "code": {"text": "x"}, "subject": {"reference": "Patient/a"}}
-              for n in range(7)),
-        )  # fmt: skip
-        upstream = stack.enter_context(double_served(double))
-        listener = socket.create_server(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        settings = config.load(environ={}, flags={"ehr": (f"hapi={upstream}",), "public_url": url, "data_dir": str(folder)}, cwd=folder).settings
-        found = Inner(url, settings, double)
-        asyncio.run(found.register())
-        facade = app.app(compose.gateway(settings), deliver=True)
-
-        async def counted(scope: Any, receive: Any, send: Any) -> None:
-            if scope["type"] == "http" and scope["path"].endswith("/token"):
-                found.token_requests.append(scope["path"])
-            await facade(scope, receive, send)
-
-        stack.enter_context(served(counted, listener=listener, lifespan="on"))
+    with inner_gateway(tmp_path_factory.mktemp("inner")) as found:
+        asyncio.run(found.backend("outer", KEY.as_dict(private=False)))
         yield found
 
 
@@ -411,7 +356,7 @@ async def test_a_revocation_by_the_inner_gateway_costs_one_token(inner, tmp_path
     async with outer(inner, tmp_path) as at:
         token = await patient(at)
         assert (await at.fhir(token, "GET", "Patient/a")).status_code == 200
-        await inner.revoke()
+        await inner.revoke("outer")
         found = await asyncio.gather(*(at.fhir(token, "GET", f"Observation?patient=a&_count={n + 1}") for n in range(8)))
         assert {one.status_code for one in found} == {200}
         assert len(inner.token_requests) == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 from joserfc import jwk
 
 from gateway.cli import doctor, main
-from gateway.config import EhrSettings
+from gateway.config import EhrSettings, Settings
 from tests.support.smart_ehr import Reply, SmartEhr
 from tests.support.threaded_server import served
 
@@ -122,6 +123,30 @@ def test_the_check_of_an_ehr_tells_of_its_sign_in(settings, smart, tmp_path):
     told = CliRunner().invoke(main, ["ehr", "check", "st", "--config", str(tmp_path / "gateway.toml"), "--json"])
     assert json.loads(told.output)["sign_in"]["missing"] == ["system/*.cud"]
     assert "token-" not in told.output
+
+
+def test_an_ehr_that_persons_connect_to_is_judged_by_its_configuration(settings, server, smart):
+    """No token is asked for: nobody is there to sign in."""
+    url = server[1]
+    ehr = replace(settings(), auth="smart", key_file=None, scope="launch/patient openid fhirUser offline_access patient/*.rs")
+    gateway = Settings(public_url="https://gateway.test")
+    assert doctor.persons_connect(gateway, ehr).state == "failed"
+    smart.more = {
+        "authorization_endpoint": f"{url}/authorize",
+        "issuer": f"{url}/fhir",
+        "jwks_uri": f"{url}/jwks",
+        "code_challenge_methods_supported": ["S256"],
+        "capabilities": ["launch-standalone", "sso-openid-connect", "permission-offline"],
+    }
+    found = doctor.persons_connect(gateway, ehr)
+    assert found.state == "ok"
+    assert "https://gateway.test/auth/st/upstream/callback" in found.found
+    smart.more |= {"capabilities": ["launch-standalone"], "code_challenge_methods_supported": ["plain"], "jwks_uri": ""}
+    found = doctor.persons_connect(gateway, ehr)
+    assert found.state == "warning"
+    for lack in ("S256", "permission-offline", "sso-openid-connect", "jwks_uri"):
+        assert lack in found.found
+    assert smart.asked == []
 
 
 def test_a_key_is_made_once_and_only_its_public_half_is_shown(key, tmp_path):

@@ -164,6 +164,8 @@ def test_a_secret_does_not_travel_in_the_clear(tmp_path):
 
 BACKEND = '[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "smart-backend"\nclient_id = "gateway"\nkey_file = "key.json"\nscope = "system/*.rs"\n'
 
+APP = '[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "smart"\nclient_id = "gateway"\nscope = "openid fhirUser patient/*.rs"\n'
+
 
 @pytest.mark.parametrize(
     ("text", "where", "fix"),
@@ -179,7 +181,13 @@ BACKEND = '[ehr.a]\nurl = "https://ehr.example/fhir"\nauth = "smart-backend"\ncl
         (BACKEND + 'token_endpoint = "ehr.example/token"\n', "gateway.toml:7", "https://host"),
         (BACKEND.replace("smart-backend", "bearer"), "ehr.a", "GATEWAY_EHR_A_BEARER"),
         (BACKEND.replace("smart-backend", "none"), "gateway.toml:2", 'set auth = "smart-backend" as well'),
-        (BACKEND.replace("smart-backend", "smart"), "gateway.toml:3", "smart-backend"),
+        (BACKEND.replace("smart-backend", "smarts"), "gateway.toml:3", "smart"),
+        (BACKEND.replace("smart-backend", "smart"), "gateway.toml:2", "add openid and fhirUser"),
+        (APP + 'token_endpoint = "https://ehr.example/token"\n', "gateway.toml:2", 'set auth = "smart-backend" as well'),
+        (APP.replace("https", "http"), "gateway.toml:2", "use its https URL"),
+        (APP + 'key_file = "key.json"\nclient_secret_file = "key.json"\n', "gateway.toml:2", "leave one out"),
+        (APP + 'client_secret = "x"\n', "gateway.toml:6", "GATEWAY_EHR_A_CLIENT_SECRET"),
+        (BACKEND + 'client_secret_file = "key.json"\n', "gateway.toml:2", 'set auth = "smart" as well'),
     ],
 )
 def test_a_smart_client_is_set_whole_or_refused(tmp_path, text, where, fix):
@@ -197,6 +205,11 @@ def test_a_smart_client_with_all_that_it_needs(tmp_path):
     assert (found.token_endpoint, found.kid, found.key_file) == ("https://ehr.example/token/?tenant=1", "k", tmp_path / "key.json")
     local = BACKEND.replace("https://ehr.example", "http://127.0.0.1:9") + 'token_endpoint = "http://127.0.0.1:9/t"\ntoken_loopback = true\n'
     assert read(tmp_path, local).settings.ehrs[0].token_loopback
+    (tmp_path / "secret").write_text("s3cret\n")
+    loaded = read(tmp_path, APP + 'client_secret_file = "secret"\n')
+    assert loaded.settings.ehrs[0].app_secret() == "s3cret"
+    assert read(tmp_path, APP, {"GATEWAY_EHR_A_CLIENT_SECRET": "by-variable"}).settings.ehrs[0].app_secret() == "by-variable"
+    assert read(tmp_path, APP).settings.ehrs[0].app_secret() == ""
 
 
 def test_relative_paths_count_from_where_they_stand(tmp_path):

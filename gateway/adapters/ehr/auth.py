@@ -13,11 +13,14 @@ from typing import Protocol
 class Auth(Protocol):
     """Credentials for one EHR. Asked before every call, so that a token may change."""
 
-    async def headers(self) -> Mapping[str, str]:
-        """What to send, usually an Authorization header. Raises UpstreamFault when there is none to be had; nothing was sent then."""
+    async def headers(self, person: str = "") -> Mapping[str, str]:
+        """What to send, usually an Authorization header; `person` is the account that calls, where each has a credential of her own.
+
+        Raises FhirError when there is none to be had; nothing was sent then.
+        """
         ...
 
-    def refused(self, headers: Mapping[str, str]) -> bool:
+    def refused(self, headers: Mapping[str, str], person: str = "") -> bool:
         """The EHR answered 401 to these. Whether to ask for headers and send once more."""
         ...
 
@@ -31,9 +34,9 @@ class _Fixed:
 
     __slots__ = ()
 
-    def refused(self, headers: Mapping[str, str]) -> bool:
+    def refused(self, headers: Mapping[str, str], person: str = "") -> bool:
         """There is no other."""
-        del headers
+        del headers, person
         return False
 
     async def close(self) -> None:
@@ -44,8 +47,9 @@ class _Fixed:
 class NoAuth(_Fixed):
     """Nothing: the EHR is open to this machine, or knows it by its certificate."""
 
-    async def headers(self) -> Mapping[str, str]:
+    async def headers(self, person: str = "") -> Mapping[str, str]:
         """No header."""
+        del person
         return {}
 
 
@@ -56,8 +60,9 @@ class Basic(_Fixed):
     username: str
     password: str = field(repr=False)
 
-    async def headers(self) -> Mapping[str, str]:
+    async def headers(self, person: str = "") -> Mapping[str, str]:
         """`Authorization: Basic ...`."""
+        del person
         return {"Authorization": "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()}
 
 
@@ -67,8 +72,9 @@ class Bearer(_Fixed):
 
     token: str = field(repr=False)
 
-    async def headers(self) -> Mapping[str, str]:
+    async def headers(self, person: str = "") -> Mapping[str, str]:
         """`Authorization: Bearer ...`."""
+        del person
         return {"Authorization": f"Bearer {self.token}"}
 
 

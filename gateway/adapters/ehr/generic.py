@@ -106,10 +106,10 @@ class GenericEhr:
     async def send(self, call: EhrCall) -> EhrReply:
         """Make the call. Raises UpstreamFault, UpstreamTimeout, Unavailable or OutcomeUnknown."""
         auth = self._link.auth
-        credentials = await auth.headers()
+        credentials = await auth.headers(call.person)
         response = await self._answered(call, credentials)
-        if response.status == 401 and auth.refused(credentials):  # whatever it was, it was not carried out (RFC 9110 15.5.2)
-            response = await self._answered(call, await auth.headers())
+        if response.status == 401 and auth.refused(credentials, call.person):  # whatever it was, it was not carried out (RFC 9110 15.5.2)
+            response = await self._answered(call, await auth.headers(call.person))
         return self.settled(call, _reply(call, response))
 
     async def _answered(self, call: EhrCall, credentials: Mapping[str, str]) -> HttpResponse:

@@ -27,6 +27,20 @@ def misfits(found: Configuration, *, algorithm: str, token_endpoint: str = "") -
     return tuple(lacks)
 
 
+def misfits_of_app(found: Configuration, *, method: str, scope: str) -> tuple[str, ...]:
+    """The same for an app that a person authorizes, which authenticates by `method` (none, client_secret_basic, private_key_jwt)."""
+    lacks = [f"it names no {name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "issuer") if not found.text(name)]
+    methods, able = found.listed("token_endpoint_auth_methods_supported"), found.listed("capabilities")
+    if methods and method != "none" and method not in methods:
+        lacks.append(f"it does not list {method}")
+    if "S256" not in found.listed("code_challenge_methods_supported"):
+        lacks.append("it does not list S256, without which a code can be stolen on the way")
+    if able:
+        wanted = {"launch-standalone", "sso-openid-connect"} | ({"permission-offline"} if "offline_access" in split(scope) else set[str]())
+        lacks += [f"it does not list {name}" for name in sorted(wanted - set(able))]
+    return tuple(lacks)
+
+
 def narrower(asked: str, given: str) -> tuple[str, ...]:
     """Of what was asked for, that which is not granted: a scope, or its letters that are missing. v1 and v2 spellings are the same (HL7@128)."""
     have, have_clinical = set(split(given)), clinical(given)

@@ -20,7 +20,7 @@ import httpx
 
 from gateway import __version__
 
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 1024 * 1024  # a person's resource may hold a photograph
 _AGREES = 5.0
 """Seconds by which two clocks may differ and count as one: a Date header has whole seconds, and it was on its way."""
 _COMMON = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"fhir-portal-gateway/{__version__}"}

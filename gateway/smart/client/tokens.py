@@ -55,8 +55,9 @@ class Tokens:
         self._not_before = -math.inf
         self._refused_at = -math.inf
 
-    async def headers(self) -> Mapping[str, str]:
-        """The Authorization header. Raises UpstreamFault while there is no token to be had."""
+    async def headers(self, person: str = "") -> Mapping[str, str]:
+        """The Authorization header, the same for everybody. Raises UpstreamFault while there is no token to be had."""
+        del person
         found, moment = self._token, self._clock()
         if found is None or moment >= found.ends_at:
             found = await self._new()
@@ -64,8 +65,9 @@ class Tokens:
             self._begun()
         return found.headers
 
-    def refused(self, headers: Mapping[str, str]) -> bool:
+    def refused(self, headers: Mapping[str, str], person: str = "") -> bool:
         """The EHR answered 401 to these. True: ask again, another token is there or on its way."""
+        del person
         found, moment = self._token, self._clock()
         if found is None or found.headers != headers:
             return True
