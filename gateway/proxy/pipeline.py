@@ -32,7 +32,7 @@ from gateway.smart.principal import Principal, PrincipalKind
 
 
 class Upstream(Protocol):
-    """Persons' own access to an EHR that lets in nobody else (ADR 0010)."""
+    """Persons' own access to an EHR that lets in nobody else (ADR 0011)."""
 
     async def view(self, person: str) -> str:
         """What this account's view is called in cache keys. Raises Forbidden when the person has to connect (again)."""

@@ -1,4 +1,4 @@
-"""What persons allowed the gateway at EHRs that let in nobody else (ADR 0010): their access, and requests for one that are under way."""
+"""What persons allowed the gateway at EHRs that let in nobody else (ADR 0011): their access, and requests for one that are under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A person lets the gateway in at her EHR, comes back from there, and takes it back (ADR 0010)."""
+"""A person lets the gateway in at her EHR, comes back from there, and takes it back (ADR 0011)."""
 
 from __future__ import annotations
 

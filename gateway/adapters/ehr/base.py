@@ -25,7 +25,7 @@ class EhrCall:
     if_none_match: str = ""  # "*": only where nothing is there (RFC 9110 13.1.2). HAPI does not look at it on a PUT
     if_none_exist: tuple[Param, ...] = ()
     request_id: str = ""
-    person: str = ""  # the account in whose name it is made, at an EHR that lets in nobody but persons (ADR 0010)
+    person: str = ""  # the account in whose name it is made, at an EHR that lets in nobody but persons (ADR 0011)
     not_after: float = math.inf  # time.monotonic() after which it is not sent any more: a process may stand still in between (FAULT-P3)
 
 

@@ -1,4 +1,4 @@
-"""Persons who let the gateway in at their EHR: connect, come back, take it back (ADR 0010). `persons` uses what they allowed."""
+"""Persons who let the gateway in at their EHR: connect, come back, take it back (ADR 0011). `persons` uses what they allowed."""
 
 from __future__ import annotations
 

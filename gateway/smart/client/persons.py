@@ -1,4 +1,4 @@
-"""A person's token for each call to her EHR: renewed in time and once among all processes; what her view is called in the cache (ADR 0010).
+"""A person's token for each call to her EHR: renewed in time and once among all processes; what her view is called in the cache (ADR 0011).
 
 It implements the `Auth` of `adapters.ehr` and the `Upstream` of `proxy.pipeline`.
 """
