@@ -32,7 +32,7 @@ from gateway.cache.memory import Held, MemoryStore, single_process_lock
 from gateway.cache.policy import Lives
 from gateway.cache.redis import RedisStore
 from gateway.cache.store import CacheStore
-from gateway.config import EhrSettings, Settings
+from gateway.config import EhrSettings, Settings, SignInSettings
 from gateway.config.settings import is_loopback
 from gateway.errors import ConfigError, Unavailable
 from gateway.fhir import brands
@@ -72,6 +72,7 @@ from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.providers import Provider, ProviderConfig
 from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
@@ -294,6 +295,7 @@ def gateway(settings: Settings) -> Gateway:
         factors(found),
         Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
         Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
+        {one.name: _provider(found, one) for one in settings.sign_in},
     )
     people = People(sessions, public_url=settings.public_url)
     grants = Grants(database, record_in=audit.record_in)
@@ -358,6 +360,20 @@ def _connected(ehr: EhrSettings, auth: adapters.Auth) -> AnEhr:
         aliases=ehr.aliases,
         told=adapters.Told(ehr.client_ids, ehr.transactions),
     )
+
+
+def _provider(found: State, one: SignInSettings) -> Provider:
+    """An outside OpenID provider."""
+    settings = found.settings
+    bases = (one.base,) if one.base else (settings.ehr(one.ehr).url, Endpoints(settings.public_url, one.ehr).base, one.issuer.rstrip("/"))
+    title = one.title or one.name
+    config = ProviderConfig(one.name, title, one.issuer, one.client_id, one.secret(), one.ehr, one.claim, one.scope, one.aud, bases)
+    try:
+        tls = ssl.create_default_context(cafile=str(one.ca) if one.ca else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("its certificates cannot be used", where=f"sign_in.{one.name}.ca", fix="name a PEM file of certificates") from error
+    fetch = JwksFetcher(allow_loopback=config.loopback)
+    return Provider(config, found.database, found.seals, Http(tls), fetch, public_url=settings.public_url, record_in=found.audit.record_in)
 
 
 def _notifier(settings: Settings) -> Notifier:

@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from gateway.config.parse import Network
 from gateway.config.read import Listed, Loaded, load
-from gateway.config.settings import EhrSettings, Settings, is_loopback
+from gateway.config.settings import EhrSettings, Settings, SignInSettings, is_loopback
 
-__all__ = ["EhrSettings", "Listed", "Loaded", "Network", "Settings", "is_loopback", "load"]
+__all__ = ["EhrSettings", "Listed", "Loaded", "Network", "Settings", "SignInSettings", "is_loopback", "load"]

@@ -12,11 +12,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gateway.config.parse import Place, Wrong
-from gateway.config.settings import EhrSettings, Settings, env_name, is_loopback
+from gateway.config.settings import EhrSettings, Settings, SignInSettings, env_name, is_loopback
 from gateway.errors import ConfigError
 
 EHR_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_FILE = "gateway.toml"
+_SIGN_IN = "sign_in."
 # Kubernetes and Docker links put these into every container beside a service called "gateway"; they are no settings of ours.
 _FOREIGN = re.compile(r"GATEWAY_(PORT.*|SERVICE_(HOST|PORT).*|NAME|TEST_.*|KILL_.*|CONFIG|PYTHON|BENCH_.*)")
 
@@ -43,6 +44,8 @@ class Loaded:
         found = [self._one(name, spec, getattr(self.settings, name)) for name, spec in _specs(Settings)]
         for ehr in self.settings.ehrs:
             found += [self._one(f"ehr.{ehr.name}.{name}", spec, getattr(ehr, name)) for name, spec in _specs(EhrSettings)]
+        for one in self.settings.sign_in:
+            found += [self._one(f"sign_in.{one.name}.{name}", spec, getattr(one, name)) for name, spec in _specs(SignInSettings)]
         return tuple(found)
 
     def _one(self, name: str, spec: Mapping[str, Any], value: Any) -> Listed:
@@ -68,7 +71,7 @@ def load(*, config: Path | None = None, environ: Mapping[str, str], flags: Mappi
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A value as it stands somewhere. `ehr` is "" for a setting of the gateway itself."""
+    """A value as it stands somewhere. `ehr` is "" for a setting of the gateway itself, `sign_in.NAME` for one of a provider."""
 
     ehr: str
     name: str
@@ -86,7 +89,7 @@ class _Values:
 
     def take(self, found: Iterator[_Found]) -> None:
         for one in found:
-            cls = EhrSettings if one.ehr else Settings
+            cls = SignInSettings if one.ehr.startswith(_SIGN_IN) else EhrSettings if one.ehr else Settings
             spec = dict(_specs(cls)).get(one.name)
             if spec is None:
                 raise _unknown(one, cls)
@@ -97,13 +100,16 @@ class _Values:
             except Wrong as error:
                 shown = "the value" if spec["secret"] else one.name
                 raise ConfigError(f"{shown}: {error}", where=one.place.label, fix=error.fix) from error
-            self.sources[f"ehr.{one.ehr}.{one.name}" if one.ehr else one.name] = one.place.label
+            prefix = "" if not one.ehr else f"{one.ehr}." if one.ehr.startswith(_SIGN_IN) else f"ehr.{one.ehr}."
+            self.sources[f"{prefix}{one.name}"] = one.place.label
 
     def loaded(self, cwd: Path) -> Loaded:
-        names = dict.fromkeys(ehr for ehr, _ in self.values if ehr)
+        names = dict.fromkeys(ehr for ehr, _ in self.values if ehr and not ehr.startswith(_SIGN_IN))
         ehrs = tuple(self._ehr(name) for name in names)
+        providers = dict.fromkeys(name for name, _ in self.values if name.startswith(_SIGN_IN))
+        sign_in = tuple(self._provider(name, ehrs) for name in providers)
         own: dict[str, Any] = {name: value for (ehr, name), value in self.values.items() if not ehr}
-        settings = _completed(Settings(**own, ehrs=ehrs), self.sources, cwd)
+        settings = _completed(Settings(**own, ehrs=ehrs, sign_in=sign_in), self.sources, cwd)
         _check_together(settings, self.sources)
         return Loaded(settings, self.sources)
 
@@ -115,6 +121,22 @@ class _Values:
         found = EhrSettings(name=name, **values)
         _check_ehr(found, where)
         return found
+
+
+    def _provider(self, table: str, ehrs: tuple[EhrSettings, ...]) -> SignInSettings:
+        values = {key: value for (name, key), value in self.values.items() if name == table}
+        where = next((label for key, label in self.sources.items() if key.startswith(f"{table}.")), table)
+        for needed in ("issuer", "client_id", "client_secret_file"):
+            if not values.get(needed):
+                raise ConfigError(f"{table} has no {needed}", where=where, fix=f"write {needed} under [{table}]")
+        if not values.get("ehr") and len(ehrs) == 1:
+            values["ehr"] = ehrs[0].name
+        if values.get("ehr") not in {one.name for one in ehrs}:
+            raise ConfigError(f"{table} does not say at which EHR its people are", where=where, fix=f"write ehr = NAME under [{table}]")
+        issuer = str(values["issuer"])
+        if issuer.startswith("http://") and not is_loopback(urlsplit(issuer).hostname or ""):
+            raise ConfigError(f"{table}: a secret would travel in the clear", where=where, fix="use its https URL")
+        return SignInSettings(name=table.removeprefix(_SIGN_IN), **values)
 
 
 def _from_file(path: Path) -> Iterator[_Found]:
@@ -136,18 +158,19 @@ def _from_file(path: Path) -> Iterator[_Found]:
             for inner, one in cast("dict[str, Any]", value).items():
                 yield _Found("", f"brand_{inner}", one, place("brand", inner))
             continue
-        if key != "ehr":
+        if key not in ("ehr", "sign_in"):
             yield _Found("", key, value, place("", key))
             continue
+        needed = "url" if key == "ehr" else "issuer"
         if not isinstance(value, dict):
-            raise ConfigError("ehr is no table", where=place("", "ehr").label, fix="write [ehr.NAME] and its url below it")
+            raise ConfigError(f"{key} is no table", where=place("", key).label, fix=f"write [{key}.NAME] and its {needed} below it")
         for name, table in cast("dict[str, Any]", value).items():
-            at = place(f"ehr.{name}", "")
+            at = place(f"{key}.{name}", "")
             _check_name(name, at.label)
             if not isinstance(table, dict):
-                raise ConfigError(f"ehr.{name} is no table", where=at.label, fix=f"write [ehr.{name}] and its url below it")
+                raise ConfigError(f"{key}.{name} is no table", where=at.label, fix=f"write [{key}.{name}] and its {needed} below it")
             for inner, one in cast("dict[str, Any]", table).items():
-                yield _Found(name, inner, one, place(f"ehr.{name}", inner))
+                yield _Found(name if key == "ehr" else f"{_SIGN_IN}{name}", inner, one, place(f"{key}.{name}", inner))
 
 
 def _line_of(text: str, table: str, key: str) -> int:
@@ -218,7 +241,7 @@ def _from_flags(flags: Mapping[str, Any], cwd: Path) -> Iterator[_Found]:
 
 def _check_name(name: str, where: str) -> None:
     if not EHR_NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name for an EHR", where=where, fix="take lower-case letters, digits and dashes, such as st-marys")
+        raise ConfigError(f"{name!r} is no name for a table", where=where, fix="take lower-case letters, digits and dashes, such as st-marys")
 
 
 _NEEDED = {

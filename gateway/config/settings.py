@@ -97,6 +97,30 @@ class EhrSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignInSettings:
+    """An outside OpenID provider that signs people in, `[sign_in.NAME]` in the file."""
+
+    name: str = ""
+    issuer: str = _setting("", "Its issuer, as it writes it itself.", parse.endpoint)
+    title: str = _setting("", "How the sign-in page calls it. Without it, the name in the configuration.", parse.text)
+    client_id: str = _setting("", "The id under which the gateway is registered there.", parse.text)
+    client_secret_file: Path | None = _setting(None, "A file that holds the secret.", parse.file)
+    ehr: str = _setting("", "At which EHR its people are. May be left out where there is one.", parse.text)
+    claim: str = _setting("fhirUser", "Which claim of the id_token names the FHIR user: Patient/ID, or a URL below a known base.", parse.text)
+    base: str = _setting("", "The base of such URLs. Without it: the EHR's url, our own address for it, and the issuer.", parse.url)
+    scope: str = _setting("openid fhirUser", "What to ask for.", parse.text)
+    aud: str = _setting("", "Sent as aud, where the provider is a SMART server: its FHIR base.", parse.url)
+    ca: Path | None = _setting(None, "Certificates to trust for it (PEM) instead of the system's.", parse.file)
+
+    def secret(self) -> str:
+        """The client secret, read now. Raises ConfigError when there is none."""
+        found = self.client_secret_file.read_text().strip() if self.client_secret_file else ""
+        if not found:
+            raise ConfigError("the file of the secret is empty", where=f"sign_in.{self.name}.client_secret_file", fix="write the secret into it")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set. Defaults are safe for one machine."""
 
@@ -169,6 +193,7 @@ class Settings:
     brand_bundle: str = _setting("", "[brand] bundle: where the brands are published elsewhere; discovery names that instead of /brands.", parse.page)
     log_format: str = _setting("text", "Logs on stderr: text for people, json for machines.", parse.one_of("text", "json"))
     ehrs: tuple[EhrSettings, ...] = ()
+    sign_in: tuple[SignInSettings, ...] = ()
 
     @property
     def host(self) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from gateway.smart.server.accounts import Accounts
 from gateway.smart.server.factors import Factors
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.providers import Provider
 from gateway.smart.server.sessions import Sessions
 from gateway.smart.server.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """Password, second factor, passkey, a code to a verified address; and the sessions that they begin."""
+    """Password, second factor, passkey, a code to a verified address, outside providers by name; and the sessions that they begin."""
 
     accounts: Accounts
     sessions: Sessions
     factors: Factors
     passkeys: Passkeys
     verification: Verification
+    providers: Mapping[str, Provider] = field(default_factory=dict[str, Provider])

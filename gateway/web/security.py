@@ -31,6 +31,7 @@ _METHODS = {
     "totp": "with your password and your app",
     "recovery": "with your password and a recovery code",
     "passkey": "with a passkey",
+    "provider": "with another service",
 }
 _DONE = frozenset({"password", "app-off", "passkey", "passkey-off", "contact", "contact-off"})
 
@@ -73,6 +74,8 @@ class _Security:
             form, people = await sent_form(request), self._edge.people
             person = await people.require(request)
             people.check_csrf(person, form.one)
+            if _is_outside(person):
+                return see(HERE)
             return await act(request, person, dict(form.one)) if self._is_fresh(person) else _confirm(HERE)
 
         return answer
@@ -82,6 +85,8 @@ class _Security:
 
         async def answer(request: Request) -> Response:
             person = await self._edge.people.require(request)
+            if _is_outside(person):
+                return see(HERE)
             return await page(request, person) if self._is_fresh(person) else _confirm(request.url.path)
 
         return answer
@@ -98,6 +103,7 @@ class _Security:
             "security.html",
             person,
             done=done if done in _DONE else "",
+            outside=_is_outside(person),
             factors=await doors.factors.of(account),
             passkeys=doors.passkeys.offered,
             kinds=doors.verification.kinds,
@@ -271,6 +277,11 @@ class _Security:
 
     def _render(self, name: str, person: Person, **more: Any) -> Response:
         return self._edge.pages.render(name, person=person, **more)
+
+
+def _is_outside(person: Person) -> bool:
+    """Whether another service signs her in: what signs her in is changed there."""
+    return not person.account.password_hash
 
 
 def _confirm(next_path: str) -> Response:

@@ -14,7 +14,8 @@ from gateway.smart.server.accounts import Locked, SignedIn, Wrong
 from gateway.smart.server.authorize import Back, Page
 from gateway.smart.server.authorizer import Authorizations, SignIn
 from gateway.smart.server.factors import FactorLocked, Over, Passed, WrongCode
-from gateway.smart.server.requests import given, parse_form
+from gateway.smart.server.providers import Unreachable
+from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.store.oauth_rows import new_secret
 from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge, see
@@ -24,7 +25,7 @@ from gateway.web.steps import Destination, ended, go, step_at
 
 
 def router(edge: WebEdge, doors: Doors, authorizations: Authorizations) -> APIRouter:
-    """Routes /signin, /signin/second, /signin/passkey and /signout."""
+    """Routes /signin, /signin/second, /signin/passkey, /signin/with/{provider} and /signout."""
     pages = _SignIn(edge, doors, authorizations)
     table = {
         "/signin": {"GET": pages.signin_page, "POST": pages.signin},
@@ -33,6 +34,8 @@ def router(edge: WebEdge, doors: Doors, authorizations: Authorizations) -> APIRo
     }
     if doors.passkeys.offered:
         table["/signin/passkey"] = {"GET": pages.passkey_page, "POST": pages.passkey}
+    if doors.providers:
+        table |= {"/signin/with/{provider}": {"GET": pages.provider}, "/signin/with/{provider}/back": {"GET": pages.provider_back}}
     return edge.routes(table)
 
 
@@ -98,6 +101,37 @@ class _SignIn:
             return await self._begin(request, asked, judged)
         wait = judged.retry_after if isinstance(judged, FactorLocked) else 0
         return await self._passkey(request, asked, problem="locked" if wait else "wrong", status=429 if wait else 403, wait=wait)
+
+    async def provider(self, request: Request) -> Response:
+        """Off to an outside provider. What comes back counts in this browser only, so that a link signs nobody in as somebody else."""
+        provider = self._doors.providers.get(request.path_params["provider"])
+        asked = Destination.of(given(parse_form(request.scope["query_string"]) or ()), self._edge.ehrs)
+        step = await self._step(request, asked)
+        if isinstance(step, Response) or provider is None:
+            return step if isinstance(step, Response) else see(f"/signin?{asked.query}")
+        browser = self._edge.people.browser_secret(request) or new_secret()
+        url = await provider.begin(browser, asked.query, anew=bool(step and step.reason == "again"))
+        if isinstance(url, Unreachable):
+            return self._form(request, asked, step, status=502, problem="provider-away")
+        response = see(url)
+        self._edge.people.keep_browser(response, browser)
+        return response
+
+    async def provider_back(self, request: Request) -> Response:
+        """The provider's answer."""
+        provider = self._doors.providers.get(request.path_params["provider"])
+        pairs = parse_form(request.scope["query_string"]) or ()
+        if provider is None or repeated(pairs):
+            return self._form(request, Destination(), status=403, problem="provider")
+        judged, query = await provider.back(self._edge.people.browser_secret(request), given(pairs), self._edge.caller(request))
+        asked = Destination.of(given(parse_form(query.encode()) or ()), self._edge.ehrs)
+        if isinstance(judged, Passed):
+            return await self._begin(request, asked, judged)
+        step = await self._step(request, asked)
+        if isinstance(step, Response):
+            return step
+        wait = judged.retry_after if isinstance(judged, FactorLocked) else 0
+        return self._form(request, asked, step, status=429 if wait else 403, problem="locked" if wait else "provider", wait=wait)
 
     async def signout_page(self, request: Request) -> Response:
         """That she is signed out; or the button, for a link never signs anybody out."""
@@ -188,6 +222,7 @@ class _SignIn:
             username=(username or (step.hint if step else ""))[:255],
             forgotten=bool(self._doors.verification.kinds),
             passkeys=self._doors.passkeys.offered,
+            providers=[(name, one.config.title) for name, one in self._doors.providers.items()],
         )
 
     def _page(

@@ -42,6 +42,7 @@ from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.launches import Launches
 from gateway.smart.server.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.providers import Provider
 from gateway.smart.server.pushed import PushedRequests
 from gateway.smart.server.registration import Registrar, Rules
 from gateway.smart.server.sessions import Sessions
@@ -145,6 +146,7 @@ class Smart:
     attempts: Attempts = field(default_factory=Attempts)
     public_url: str = PUBLIC_URL
     mailbox: Mailbox = field(default_factory=Mailbox)
+    providers: dict[str, Provider] = field(default_factory=dict)
     must_push: bool = False
     policy: Policy = field(default_factory=Policy)
     faces: Seen = field(default_factory=Seen)
@@ -189,7 +191,7 @@ class Smart:
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.pushed, self.keys, edge))
         app.include_router(api_registration.router(self.own_registrations, edge))
         web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
-        doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification)
+        doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification, self.providers)
         app.include_router(signin.router(web_edge, doors, self.authorizations))
         app.include_router(forgotten.router(web_edge, self.verification))
         app.include_router(security.router(web_edge, doors))

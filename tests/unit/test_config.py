@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import EhrSettings, Loaded, Settings, load
+from gateway.config import EhrSettings, Loaded, Settings, SignInSettings, load
 from gateway.errors import ConfigError
 
 EHR = '[ehr.hapi]\nurl = "http://127.0.0.1:8090/fhir"\n'
@@ -224,9 +224,9 @@ def test_relative_paths_count_from_where_they_stand(tmp_path):
 
 def test_every_setting_has_help():
     """`gateway config` explains each."""
-    for cls in (Settings, EhrSettings):
+    for cls in (Settings, EhrSettings, SignInSettings):
         for name, spec in {n: f.metadata for n, f in cls.__dataclass_fields__.items()}.items():
-            assert spec.get("help", "").endswith(".") or name in ("ehrs", "name")
+            assert spec.get("help", "").endswith(".") or name in ("ehrs", "sign_in", "name")
 
 
 @pytest.mark.parametrize(("line", "problem"), [("push_attempts = 0", "between 1 and 100"), ('push_on_dead = "drop"', "not a choice")])
@@ -277,3 +277,44 @@ def test_a_mail_server_with_all_that_it_needs(tmp_path):
     loaded = read(tmp_path, f'{MAIL}smtp_username = "gateway"\nsmtp_password_file = "password"\n')
     assert loaded.settings.mail_secret() == "from-file"
     assert read(tmp_path, MAIL).settings.mail_secret() == ""
+
+
+IDP = '[sign_in.city]\nissuer = "https://idp.example/"\nclient_id = "gw"\nclient_secret_file = "secret"\n'
+
+
+def test_a_provider_with_all_that_it_needs(tmp_path):
+    """Its issuer stays as it is written; with one EHR its people are there; the secret is in no list."""
+    (tmp_path / "secret").write_text("s3cret\n")
+    loaded = read(tmp_path, EHR + IDP)
+    (one,) = loaded.settings.sign_in
+    assert (one.name, one.issuer, one.ehr, one.claim, one.secret()) == ("city", "https://idp.example/", "hapi", "fhirUser", "s3cret")
+    shown = {item.name: item for item in loaded.listed()}
+    assert shown["sign_in.city.issuer"].source == "gateway.toml:4"
+    assert "s3cret" not in str(loaded.listed())
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ('[sign_in]\nissuer = "https://idp.example"\n', "gateway.toml:1", "[sign_in.issuer] and its issuer"),
+        ('[sign_in.city]\nissuer = "https://idp.example"\n', "gateway.toml:4", "write client_id under [sign_in.city]"),
+        (IDP.replace("https", "http"), "gateway.toml:4", "https URL"),
+        (f'{IDP}ehr = "other"\n', "gateway.toml:4", "write ehr = NAME"),
+        (f'{IDP}client_secret = "s3cret"\n', "gateway.toml:7", "client_secret_file"),
+        ("[sign_in.City]\n", "gateway.toml:3", "lower-case"),
+    ],
+)
+def test_a_provider_is_set_whole_or_refused(tmp_path, text, where, fix):
+    """With the line and what to write."""
+    (tmp_path / "secret").write_text("s3cret\n")
+    error = refused(tmp_path, EHR + text)
+    assert error.where == where
+    assert fix in error.fix
+    assert "s3cret" not in error.message
+
+
+def test_several_ehrs_need_the_name_of_one(tmp_path):
+    """Whose people they are is not guessed."""
+    (tmp_path / "secret").write_text("s3cret\n")
+    error = refused(tmp_path, EHR + EHR.replace("hapi", "other") + IDP)
+    assert "at which EHR" in error.message
