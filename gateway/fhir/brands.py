@@ -14,11 +14,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from fhir.resources.R4B.bundle import Bundle
-from fhir.resources.R4B.endpoint import Endpoint
-from fhir.resources.R4B.organization import Organization
-from pydantic import ValidationError
-
 URI = "urn:ietf:rfc:3986"
 _HERE = "http://hl7.org/fhir/StructureDefinition"
 _PROFILES = "http://hl7.org/fhir/smart-app-launch/StructureDefinition"
@@ -189,6 +184,11 @@ def _endpoint(brand: Brand, site: Site, sites: Sequence[Site]) -> dict[str, Any]
 
 
 def _check(bundle: dict[str, Any]) -> None:
+    from fhir.resources.R4B.bundle import Bundle  # noqa: PLC0415  # 0.1 s that only who publishes brands pays at start
+    from fhir.resources.R4B.endpoint import Endpoint  # noqa: PLC0415  # as above
+    from fhir.resources.R4B.organization import Organization  # noqa: PLC0415  # as above
+    from pydantic import ValidationError  # noqa: PLC0415  # as above
+
     resources = [one["resource"] for one in bundle["entry"]]
     try:
         Bundle.model_validate(bundle)
