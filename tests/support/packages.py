@@ -104,7 +104,7 @@ def _found(name: str) -> str:
 
 
 def _run(command: list[str | Path], what: str) -> str:
-    environ = {"UV_SYSTEM_CERTS": "true", "UV_PYTHON_DOWNLOADS": "never", **os.environ}
+    environ = {"UV_SYSTEM_CERTS": "true", "NODE_USE_SYSTEM_CA": "1", "UV_PYTHON_DOWNLOADS": "never", **os.environ}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE, env=environ)
     except subprocess.TimeoutExpired as error:
