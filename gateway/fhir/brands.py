@@ -85,6 +85,8 @@ def make(brand: Brand, sites: Sequence[Site], base: str, changed_at: datetime) -
     """The Bundle. `base` is the address below which its resources are named; `changed_at` when its content changed last. Raises BrandWrong."""
     moment = changed_at.isoformat(timespec="seconds")
     entries = list(_entries(brand, sites, base))
+    for one in entries:
+        one["resource"]["meta"]["lastUpdated"] = moment  # what changed last is known of all of them together only
     bundle: dict[str, Any] = {
         "resourceType": "Bundle",
         "id": "brands",

@@ -358,7 +358,7 @@ async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datet
     """Forget what can have no effect any more. `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen."""
     for table in (t.transaction, t.access_token, t.assertion_jti, t.pushed_request, t.remembered_consent):
         await connection.execute(delete(table).where(table.c.expires_at < now))
-    for table in (t.code, t.launch, t.refresh_token):
+    for table in (t.code, t.launch, t.refresh_token, t.invite):
         await connection.execute(delete(table).where(table.c.expires_at < kept_until))
     await connection.execute(delete(t.web_session).where(t.web_session.c.seen_at < idle_since))
     await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.since < kept_until))

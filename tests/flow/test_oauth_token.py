@@ -12,9 +12,11 @@ import httpx
 import pytest
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
+from gateway.smart.server.authenticator import Authenticator
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import people
+from gateway.store.base import Database
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 
@@ -402,7 +404,13 @@ async def test_a_deleted_client_leaves_nothing(running):
     """Its tokens, codes and grants are over, and stay so for whoever is registered under its name later."""
     clients = running.server.clients
     held, form = await running.tokens(), await running.code()
+    elsewhere = Database(running.server.database.url)  # another process on this store
+    theirs = Authenticator(elsewhere, clock=running.server.clock)
+    assert (await theirs.principal("hapi", [f"Bearer {held['access_token']}"])).client_id == "web"
     assert await clients.delete("web") == 2
+    with pytest.raises(Unauthenticated):
+        await theirs.principal("hapi", [f"Bearer {held['access_token']}"])
+    await elsewhere.close()
     refresh = {"grant_type": "refresh_token", "refresh_token": held["refresh_token"]}
 
     async def nothing_counts() -> bool:

@@ -211,7 +211,7 @@ async def test_one_address_registers_so_many(at):
 
 
 async def test_closed_is_the_default(at):
-    """There is no such address, for what was registered before neither, and discovery does not name it (HL7@348)."""
+    """There is no such address, for what was registered before neither, and discovery does not name it."""
     async with at(Policy()) as dev:
         answers = [await dev.register(APP), await dev.http.get(f"{PATH}/x", headers=bearer("x")), await dev.http.delete(f"{PATH}/x")]
         assert [answer.status_code for answer in answers] == [404, 404, 404]

@@ -14,6 +14,7 @@ from gateway.errors import ConfigError
 from gateway.smart.server.keys import KEPT, SigningKeys
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
+from gateway.store.base import Database
 from tests.support import smart
 
 APART = 60
@@ -27,11 +28,12 @@ async def server(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[smar
         yield found
 
 
-def another(server: smart.Smart, ahead: float = 0) -> SigningKeys:
-    """A second process on the same store, whose clock is ahead by some seconds."""
-    clock = smart.Clock(server.clock.at)
-    clock.forward(ahead)
-    return SigningKeys(server.database, smart.SEALER, clock=clock)
+@pytest.fixture
+async def other(server: smart.Smart) -> AsyncIterator[SigningKeys]:
+    """A second process on the same store, with a connection and a clock of its own."""
+    database = Database(server.database.url)
+    yield SigningKeys(database, smart.SEALER, clock=smart.Clock(server.clock.at))
+    await database.close()
 
 
 async def signed(keys: SigningKeys) -> str:
@@ -47,10 +49,10 @@ def holds(token: str, keys: Any) -> bool:
     return True
 
 
-async def test_every_id_token_verifies_with_every_key_set_that_a_client_may_hold(server):
+async def test_every_id_token_verifies_with_every_key_set_that_a_client_may_hold(server, other):
     """Through two rotations, at any moment: signed by one process, verified with the key set of the other, old or new, while the token lives."""
     for clock_apart in (-APART, APART):
-        ours, theirs = server.keys, another(server)
+        ours, theirs = server.keys, other
         begin = server.clock.at
         sets: list[tuple[int, Any]] = []
         tokens: list[tuple[int, str]] = []
@@ -72,13 +74,13 @@ async def test_every_id_token_verifies_with_every_key_set_that_a_client_may_hold
         server.clock.forward(2 * LIFE)
 
 
-async def test_a_new_key_is_published_at_once_and_signs_later(server):
+async def test_a_new_key_is_published_at_once_and_signs_later(server, other):
     """And the one before it is gone when what it signed is over; then the row is gone as well, at the next rotation."""
     old = (await server.keys.signing()).kid
     made = await server.keys.rotate()
     assert [one.state for one in await server.keys.listed()] == ["waiting", "signing"]
     assert (await server.keys.signing()).kid == old
-    assert [key["kid"] for key in (await another(server).public())["keys"]] == [made.kid, old]
+    assert [key["kid"] for key in (await other.public())["keys"]] == [made.kid, old]
     server.clock.forward(KEPT + APART)
     assert (await server.keys.signing()).kid == made.kid
     assert [one.state for one in await server.keys.listed()] == ["signing", "replaced"]
@@ -91,17 +93,16 @@ async def test_a_new_key_is_published_at_once_and_signs_later(server):
     assert len(told) == 2
 
 
-async def test_a_rotation_at_a_time(server):
+async def test_a_rotation_at_a_time(server, other):
     """A second one while the new key waits is refused in words; of two at once one is done."""
     await server.keys.rotate()
     with pytest.raises(ConfigError, match="does not sign yet"):
-        await another(server).rotate()
+        await other.rotate()
     assert len(await server.keys.listed()) == 2
 
 
-async def test_a_stolen_key_is_out_of_use_at_once(server):
+async def test_a_stolen_key_is_out_of_use_at_once(server, other):
     """In every process: it signs nothing, and nobody is told to trust it."""
-    other = another(server)
     token = await signed(other)
     await server.keys.rotate()
     made = await server.keys.rotate(at_once=True)

@@ -45,6 +45,7 @@ def test_one_ehr_is_one_brand():
     brands = make(BRAND, ONE, BASE, NOON)
     bundle = json.loads(brands.body)
     assert (bundle["type"], bundle["timestamp"], bundle["meta"]["lastUpdated"]) == ("collection", NOON.isoformat(), NOON.isoformat())
+    assert {one["resource"]["meta"]["lastUpdated"] for one in bundle["entry"]} == {NOON.isoformat()}
     (brand,), (endpoint,) = resources(brands, "Organization"), resources(brands, "Endpoint")
     assert (brand["name"], brand["alias"]) == ("St. Mary's", ["Saint Mary"])
     assert brand["telecom"] == [{"system": "url", "value": BRAND.website}]
