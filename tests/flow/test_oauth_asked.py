@@ -409,6 +409,16 @@ async def test_where_another_program_could_pose_as_the_app_she_is_always_asked(s
         assert await again(browser, client_id="native", redirect_uri=uri) == CONSENT
 
 
+async def test_an_app_that_gives_up_its_secret_is_asked_about_again(server):
+    """RFC 8252 section 8.6: what she chose counts only while the app can still prove that it is the one."""
+    uri = "http://127.0.0.1:8765/cb"
+    await server.secret_app("desk", redirect_uris=[uri])
+    browser = await remembering(server, client_id="desk", redirect_uri=uri)
+    assert await again(browser, client_id="desk", redirect_uri=uri) == "code"
+    await server.public_app("desk", redirect_uris=[uri])
+    assert await again(browser, client_id="desk", redirect_uri=uri) == CONSENT
+
+
 async def test_a_launch_uses_a_remembered_choice_and_is_used_up(server):
     """An EHR launch that nobody is asked about is one launch all the same (ATK-O15)."""
     scope = "launch patient/Observation.rs"
