@@ -96,6 +96,19 @@ async def test_an_assertion_is_used_once(server):
     assert statuses(found) == [200] + [401] * (PARALLEL - 1)
 
 
+async def test_an_assertion_pushes_one_request(server):
+    """ATK-O23, RFC 9126: whoever replays the proof at the same moment pushes nothing."""
+    key = smart.BackendKey()
+    await server.public_app("keys", token_endpoint_auth_method="private_key_jwt", jwks={"keys": [key.public]})
+    proof = smart.asserted(key.assertion("keys", moment=server.clock()))
+    request = smart.asking("keys", scope=SCOPE) | {name: proof[name] for name in ("client_assertion", "client_assertion_type")}
+    http = smart.Browser(server.app()).http
+    found = await asyncio.gather(*(http.post("/auth/hapi/par", data=request) for _ in range(PARALLEL)))
+    assert statuses(found) == [201] + [401] * (PARALLEL - 1)
+    async with server.database.read() as connection:
+        assert len((await connection.execute(tables.pushed_request.select())).all()) == 1
+
+
 async def test_a_consent_is_answered_once(server):
     """ATK-O17: one transaction, one code."""
     at = await _at_consent(server, smart.asking(scope=SCOPE))
