@@ -207,6 +207,7 @@ class Gateway:
     pages: Pages
     people: People
     passwords: Passwords
+    verification: Verification
     routers: tuple[APIRouter, ...]
     lock: Held | None = None
 
@@ -216,6 +217,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Give everything back, what was built last first."""
+        await self.verification.settled()  # codes on their way
         self.passwords.close()
         await self.pipeline.close()
         for one in self.ehrs.values():
@@ -327,7 +329,7 @@ def gateway(settings: Settings) -> Gateway:
         limits=Limits(cap=settings.body_cap),
         trusted_proxies=settings.trusted_proxies,
     )
-    return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, routers, lock)
+    return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, doors.verification, routers, lock)
 
 
 class _Sources(Mapping[str, Source]):

@@ -19,8 +19,11 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
+from gateway import compose
 from gateway.adapters.notify import Console, File, MailServer, Smtp
+from gateway.config import load
 from gateway.errors import NotSent
+from gateway.smart.server.verification import NoNotifier
 
 TEXT = "Your code for the clínica site is 12345678.\n\nIt works for 10 minutes.\n"
 CA = trustme.CA()
@@ -175,3 +178,27 @@ def test_what_each_can_send_to():
     assert set(Smtp(server(1)).kinds) == {"email"}
     assert set(Console().kinds) == set(File(Path("x")).kinds) == {"email", "phone"}
     assert "right" not in repr(server(1, username="u", password="right"))
+
+
+@pytest.mark.parametrize(
+    ("url", "tls"),
+    [
+        ("smtp://mail.example:587", "starttls"),
+        ("smtps://mail.example:465", "implicit"),
+        ("smtp://127.0.0.1:25", "none"),
+        ("smtp://localhost:25", "none"),
+    ],
+)
+def test_what_the_settings_make(tmp_path: Path, url: str, tls: str):
+    """STARTTLS is demanded of every mail server that is not this machine itself."""
+    environ = {"GATEWAY_NOTIFY": "smtp", "GATEWAY_SMTP": url, "GATEWAY_SMTP_FROM": "no-reply@clinic.example"}
+    made = compose._mail_server(load(environ=environ, cwd=tmp_path).settings)
+    assert (made.tls, made.sender, made.port) == (tls, "no-reply@clinic.example", int(url.rpartition(":")[2]))
+
+
+@pytest.mark.parametrize(("notify", "kind"), [("none", NoNotifier), ("console", Console), ("file", File)])
+def test_none_is_the_default(tmp_path: Path, notify: str, kind: type):
+    """Nothing is sent by a gateway of which nobody said how."""
+    environ = {"GATEWAY_NOTIFY": notify, "GATEWAY_NOTIFY_FILE": "x"} if notify == "file" else {"GATEWAY_NOTIFY": notify}
+    assert isinstance(compose._notifier(load(environ=environ, cwd=tmp_path).settings), kind)
+    assert isinstance(compose._notifier(load(environ={}, cwd=tmp_path).settings), NoNotifier)

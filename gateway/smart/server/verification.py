@@ -233,7 +233,7 @@ class Verification:
 
     async def settled(self) -> None:
         """Wait for what is being sent: at the end of a process."""
-        await asyncio.gather(*self._sending)
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def _judged(self, hash_: str, entered: str, caller: Caller) -> Pending | WrongCode | Over | FactorLocked:
         """The step that waits, when this is its code. The try counts before the code is looked at; nobody's code costs the same hash."""
