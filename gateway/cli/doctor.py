@@ -106,6 +106,8 @@ def checks(settings: Settings) -> Iterator[Callable[[], Finding]]:
         yield lambda one=one: door(one)
     if settings.writes == "scopes":
         yield lambda: warning("writes", "scopes alone decide what a token may write", 'that is for sandboxes: writes = "table"')
+    if settings.registration == "open" and not is_loopback(urlsplit(settings.public_url).hostname or ""):
+        yield lambda: registration(settings)
 
 
 def public_url(settings: Settings) -> Finding:
@@ -114,6 +116,13 @@ def public_url(settings: Settings) -> Finding:
     if settings.https or is_loopback(host):
         return ok("public url", settings.public_url)
     return warning("public url", f"{settings.public_url} is not https: tokens would travel in the clear", "serve https, or put a TLS proxy in front")
+
+
+def registration(settings: Settings) -> Finding:
+    """Anybody can register an app here; it is a question of who looks at it before people see it."""
+    if settings.registration_review:
+        return ok("registration", "open: what registers itself waits for gateway client approve")
+    return warning("registration", "anybody may register an app, and nobody looks at it", 'that is for sandboxes: registration = "token"')
 
 
 def data_folder(settings: Settings) -> Finding:

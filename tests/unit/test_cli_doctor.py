@@ -134,6 +134,18 @@ def test_what_lies_open_is_a_warning(tmp_path):
     assert "https" in doctor.public_url(settings).fix
 
 
+def test_open_registration_without_review_is_a_warning():
+    """On a gateway that others reach; on this machine alone it is a sandbox."""
+
+    def said(**more) -> list[str]:
+        settings = Settings(registration="open", **more)
+        return [one().state for one in doctor.checks(settings) if "registration" in one.__code__.co_names]
+
+    assert said(public_url="https://gateway.example", registration_review=False) == ["warning"]
+    assert said(public_url="https://gateway.example") == ["ok"]
+    assert said(public_url="http://127.0.0.1:8080", registration_review=False) == []
+
+
 def test_redis_that_is_down_is_a_warning_and_no_more():
     """The gateway works without it, slower."""
     assert doctor.cache(Settings(redis="redis://127.0.0.1:9/0")).state == "warning"
