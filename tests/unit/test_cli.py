@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -10,8 +11,11 @@ import pytest
 from click.testing import CliRunner
 from joserfc import jwk, jwt
 
+from gateway import compose
 from gateway.cli import COMMANDS, main
 from gateway.cli.client import assertion
+from gateway.config import load
+from gateway.smart.server.values import Caller
 
 
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -175,6 +179,26 @@ def test_a_secret_is_rotated_and_a_client_deleted(run):
     assert [one["action"] for one in json.loads(record)] == ["client-delete", "client-secret", "client-secret", "client-register"]
     assert secret not in record
     assert told["client_secret"] not in record
+
+
+def test_what_registered_itself_is_approved(run, tmp_path):
+    """The list says that it waits and since when, show says who registered it, and afterwards it is in use."""
+    settings = load(environ={"GATEWAY_REGISTRATION": "open"}, flags={"ehr": ("hapi=http://127.0.0.1:9/fhir",)}, cwd=tmp_path).settings
+
+    async def register() -> str:
+        async with compose.opened(settings) as state:
+            return (await compose.own_registrations(state).register("hapi", {"redirect_uris": ["https://app.example/cb"]}, [], Caller())).body[
+                "client_id"
+            ]
+
+    id_ = asyncio.run(register())
+    assert "waits since" in run("client", "list").output
+    shown = json.loads(run("client", "show", id_, "--json").output)
+    assert (shown["registered_by"], bool(shown["pending_since"]), shown["ehrs"]) == ("itself", True, ["hapi"])
+    assert json.loads(run("client", "approve", id_, "--json").output) == {"client_id": id_, "pending": False}
+    assert "in use" in run("client", "list").output
+    assert "does not wait" in run("client", "approve", id_, code=2).stderr
+    assert [one["action"] for one in json.loads(run("audit", "--json").output)] == ["client-approve", "client-register"]
 
 
 def test_an_invite_is_made_listed_and_withdrawn(run):
