@@ -6,9 +6,12 @@ import asyncio
 import base64
 import hmac
 import json
+import ssl
 import time
 from datetime import UTC, datetime
+from urllib.parse import parse_qsl
 
+import httpx
 import pytest
 from joserfc import jwk, jwt
 
@@ -16,9 +19,10 @@ from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.smart.client.assertion import KeyUnusable, read_key, signed
 from gateway.smart.client.discovery import Configuration, is_safe
 from gateway.smart.client.fit import misfits, narrower
-from gateway.smart.client.http import Answer, NoAnswer
+from gateway.smart.client.http import Answer, Http, NoAnswer
 from gateway.smart.client.identity import fhir_user, verified
 from gateway.smart.client.tokens import LONGEST, PAUSE, SPACING, Tokens
+from gateway.smart.client.user import Asked, Ended, UserClient, UserEndpoints
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
 
 EC = jwk.ECKey.generate_key("P-384", {"kid": "k1"}, private=True)
@@ -502,3 +506,30 @@ def test_an_id_token_signed_with_the_public_key_as_a_secret_is_none():
 def test_a_fhir_user_lies_below_the_base_or_is_none(said, found):
     """Relative or absolute."""
     assert fhir_user({"fhirUser": said}, "https://ehr.test/fhir") == found
+
+
+@pytest.mark.parametrize("method", ["public", "secret", "key"])
+async def test_a_client_says_who_it_is_in_one_way(tmp_path, method):
+    """A18.86: client_id in the form of a public client alone; Basic without it; an assertion of its own for code and refresh alike."""
+    posted: list[tuple[dict[str, str], httpx.Headers]] = []
+
+    def ehr(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("smart-configuration"):
+            document = json.dumps({"token_endpoint": "https://ehr.test/token", "jwks_uri": "https://ehr.test/jwks"})
+            return httpx.Response(200, stream=httpx.ByteStream(document.encode()))
+        posted.append((dict(parse_qsl(request.content.decode())), request.headers))
+        return httpx.Response(403 if "refresh_token" in request.content.decode() else 400, stream=httpx.ByteStream(b""))
+
+    key = write(tmp_path, EC.as_dict(private=True)) if method == "key" else None
+    client = UserClient("st", "https://ehr.test/fhir", "gw", "openid", "https://gw.test/cb", secret="s/1" if method == "secret" else "", key_file=key)
+    at = UserEndpoints(client, Http(ssl.create_default_context(), transport=httpx.MockTransport(ehr)))
+    asked = Asked("", "state", "verifier", "nonce", "https://ehr.test/fhir")
+    assert await at.exchange("code", asked) == Failure(reason="ehr-token-refused")
+    assert await at.refresh("old") == Ended()  # a 403 without a code: smart-launcher-v2
+    (code, code_headers), (refresh, _) = posted
+    assert (code["redirect_uri"], code["code_verifier"], refresh["refresh_token"]) == ("https://gw.test/cb", "verifier", "old")
+    assert "scope" not in refresh
+    for form in (code, refresh):
+        assert ("client_id" in form, "client_assertion" in form, "client_secret" in form) == (method == "public", method == "key", False)
+    assert code_headers.get("authorization") == ("Basic Z3c6cyUyRjE=" if method == "secret" else None)
+    assert method != "key" or code["client_assertion"] != refresh["client_assertion"]
