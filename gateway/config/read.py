@@ -122,7 +122,6 @@ class _Values:
         _check_ehr(found, where)
         return found
 
-
     def _provider(self, table: str, ehrs: tuple[EhrSettings, ...]) -> SignInSettings:
         values = {key: value for (name, key), value in self.values.items() if name == table}
         where = next((label for key, label in self.sources.items() if key.startswith(f"{table}.")), table)

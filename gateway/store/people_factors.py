@@ -186,7 +186,7 @@ async def pending(connection: AsyncConnection, hash_: str, at: datetime) -> Pend
 
 
 async def try_pending(connection: AsyncConnection, value: Pending, *, most: int) -> int:
-    """Count a try, before it is judged: the how-manieth it is. 0 when there were `most`, or when another step waits there by now."""
+    """Count a try, before it is judged. Returns its number, from 1; 0 when there were `most`, or when another step waits there by now."""
     same = (t.pending.c.hash == value.hash, t.pending.c.began_at == value.began_at, t.pending.c.tries < most)
     counted = update(t.pending).where(*same).values(tries=t.pending.c.tries + 1).returning(t.pending.c.tries)
     return int((await connection.execute(counted)).scalar() or 0)

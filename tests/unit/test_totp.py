@@ -33,7 +33,7 @@ def test_one_step_of_drift_each_way(drift, counts):
     assert (totp.step_of(SECRET, entered, AT) is not None) == counts
 
 
-@pytest.mark.parametrize("entered", ["", "12345", "1234567", "abcdef", "１２３４５６", "-12345", "12 34", "123456\n7"])
+@pytest.mark.parametrize("entered", ["", "12345", "1234567", "abcdef", "\uff11\uff12\uff13\uff14\uff15\uff16", "-12345", "12 34", "123456\n7"])
 def test_what_is_no_code_is_of_no_step(entered):
     """ASCII digits, six of them."""
     assert totp.step_of(SECRET, entered, AT) is None
