@@ -48,6 +48,14 @@ async def set_password(connection: AsyncConnection, account_id: str, password_ha
     await connection.execute(update(t.account).where(t.account.c.id == account_id).values(password_hash=password_hash))
 
 
+async def hold_account(connection: AsyncConnection, value: Account) -> bool:
+    """Whether it may be used and its password is the one that was judged; then nobody replaces it before this transaction ends."""
+    same = select(t.account.c.id).where(
+        t.account.c.id == value.id, t.account.c.password_hash == value.password_hash, t.account.c.disabled_at.is_(None)
+    )
+    return (await connection.execute(same.with_for_update(read=True))).first() is not None
+
+
 async def disable_account(connection: AsyncConnection, account_id: str, at: datetime) -> None:
     """From the next request on, this person and all tokens in her name are refused."""
     await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))
@@ -128,9 +136,9 @@ async def end_other_web_sessions(connection: AsyncConnection, account_id: str, *
     await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id, t.web_session.c.hash != keep))
 
 
-async def rename_web_session(connection: AsyncConnection, hash_: str, new: str) -> None:
+async def rename_web_session(connection: AsyncConnection, hash_: str, new: str) -> bool:
     """The session goes on with another cookie."""
-    await connection.execute(update(t.web_session).where(t.web_session.c.hash == hash_).values(hash=new))
+    return await changed(connection, update(t.web_session).where(t.web_session.c.hash == hash_).values(hash=new))
 
 
 # Attempts to sign in ---------------------------------------------------------------------------------------------------

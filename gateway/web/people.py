@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from gateway.smart.server.sessions import Sessions, Visitor
+from gateway.smart.server.sessions import SessionOver, Sessions, Visitor
 from gateway.store.oauth_rows import Account, ListedPatient, digest
 from gateway.web.pages import Pages
 
@@ -138,7 +138,11 @@ def exception_handlers(pages: Pages) -> dict[type[Exception], Callable[[Request,
         text = "Nothing was changed. Go back, load the page again, and send the form once more."
         return pages.render("refused.html", status=403, title="That form is out of date", text=text, reason="form-forged")
 
-    return {SignInNeeded: sign_in, ForgedForm: forged}
+    async def over(request: Request, error: SessionOver) -> Response:
+        del error
+        return await sign_in(request, SignInNeeded(_wanted(request)))
+
+    return {SignInNeeded: sign_in, SessionOver: over, ForgedForm: forged}
 
 
 def _cookie(request: Request, name: str) -> str:

@@ -124,6 +124,7 @@ class Accounts:
             account = None
         right = not locked and await self._passwords.verify(account.password_hash if account else None, password)
         async with self._database.write() as connection:
+            right = right and account is not None and await people.hold_account(connection, account)  # it may have been replaced meanwhile
             factor = await people_factors.totp(connection, account.id) if right and account else None
             second = factor is not None and factor.confirmed_at is not None
             if right:
@@ -179,12 +180,13 @@ class Accounts:
         """A new password, by the person, ends all other sessions; hers goes on under the secret that is returned. Raises ConfigError."""
         check_password(password)
         account, encoded = visitor.account, await self._passwords.hash(password)
+        moment = self._clock()
         async with self._database.write() as connection:
             await people.set_password(connection, account.id, encoded)
             await people_factors.end_pending_of(connection, account.id)
-            event = Event(account.ehr, caller, self._clock(), account=account)
+            event = Event(account.ehr, caller, moment, account=account)
             await self._record_in(connection, event.record("password-set", 303))
-            return await renew_in(connection, visitor)
+            return await renew_in(connection, visitor, moment)
 
     async def disable(self, account: Account) -> None:
         """From the next request on, nothing is done in this person's name."""

@@ -68,13 +68,16 @@ class TokenCore(Core):
 
     def _new_token(self, *, grant_type: str, scope: str, include_refresh_token: bool, **_: Any) -> dict[str, Any]:
         lifetimes = self.snapshot.lifetimes
+        grant = self.snapshot.grant
+        life = lifetimes.backend if grant_type == "client_credentials" else lifetimes.access  # AUTHLIB-E6
+        if grant and grant.online_until:
+            life = min(life, max(1, int((grant.online_until - self.snapshot.now).total_seconds())))
         token: dict[str, Any] = {
             "access_token": new_secret(),
             "token_type": "Bearer",
-            "expires_in": lifetimes.backend if grant_type == "client_credentials" else lifetimes.access,  # AUTHLIB-E6
+            "expires_in": life,
             "scope": " ".join(split(scope)),
         }
-        grant = self.snapshot.grant
         if include_refresh_token and grant and (grant.online_until or "offline_access" in split(grant.scope)):
             token["refresh_token"] = new_secret()
         return token

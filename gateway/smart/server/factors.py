@@ -110,7 +110,7 @@ class Factors:
                 return None
             codes = await self._new_codes(connection, account)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("factor-add", 303, detail="totp"))
-            return Enrolled(codes, await renew_in(connection, visitor))
+            return Enrolled(codes, await renew_in(connection, visitor, moment))
 
     async def renew_codes(self, visitor: Visitor, caller: Caller) -> tuple[str, ...]:
         """Ten new recovery codes; the old ones are worth nothing any more. None for who has no app."""
@@ -125,14 +125,14 @@ class Factors:
 
     async def remove_app(self, visitor: Visitor, caller: Caller) -> str:
         """The password is enough again. The session's new secret, or "" when there was no app."""
-        account = visitor.account
+        account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
             if not await people_factors.remove_totp(connection, account.id):
                 return ""
             await people_factors.set_recovery_codes(connection, account.id, ())
-            event = Event(account.ehr, caller, self._clock(), account=account)
+            event = Event(account.ehr, caller, moment, account=account)
             await self._record_in(connection, event.record("factor-remove", 303, detail="totp"))
-            return await renew_in(connection, visitor)
+            return await renew_in(connection, visitor, moment)
 
     async def reset(self, account: Account) -> None:
         """The operator takes app, codes and passkeys away, and signs the person out everywhere."""

@@ -114,7 +114,7 @@ class Passkeys:
             if not await people_factors.add_passkey(connection, row):
                 return ""
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("factor-add", 303, detail="passkey"))
-            return await renew_in(connection, visitor)
+            return await renew_in(connection, visitor, moment)
 
     async def signing_in(self, browser: str) -> str:
         """What the browser needs to use a passkey, as JSON. No credential is named: the person's device knows hers, we say nothing of who exists."""
@@ -147,13 +147,13 @@ class Passkeys:
 
     async def remove(self, visitor: Visitor, hash_: str, caller: Caller) -> str:
         """Take one away. The session's new secret, or "" when it is none of hers."""
-        account = visitor.account
+        account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
             if not await people_factors.remove_passkey(connection, account.id, hash_):
                 return ""
-            event = Event(account.ehr, caller, self._clock(), account=account)
+            event = Event(account.ehr, caller, moment, account=account)
             await self._record_in(connection, event.record("factor-remove", 303, detail="passkey"))
-            return await renew_in(connection, visitor)
+            return await renew_in(connection, visitor, moment)
 
     async def _wait(self, hash_: str, challenge: bytes, account_id: str = "") -> None:
         moment = self._clock()

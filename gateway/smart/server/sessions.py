@@ -11,11 +11,15 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
-from gateway.store import people
+from gateway.store import people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
 
 _TOUCH = 30  # seconds: a session's last use is not written more often
+
+
+class SessionOver(Exception):
+    """It was ended meanwhile: nothing of what was to be changed counts. The transaction that it leaves is rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +63,18 @@ class Sessions:
         self._lives, self._clock = lives or SessionLives(), clock
 
     async def begin(self, account: Account, *, replaces: str = "", method: str = "password") -> str:
-        """The secret of a new session. `replaces` is the one that the browser had until now; the same person goes on with the same record."""
+        """The secret of a new session, or "" when the account is not any more what was judged: another password, or closed.
+
+        `replaces` is the one that the browser had until now; the same person goes on with the same record.
+        """
         secret, moment = new_secret(), self._clock()
         async with self._database.write() as connection:
+            if not await people.hold_account(connection, account):
+                return ""  # else a sign-in with the old password, judged before it was replaced, would outlive it
             before = await people.web_session(connection, digest(replaces)) if replaces else None
             patient = before.patient if before and before.account_id == account.id else ""
+            if before and before.account_id != account.id:
+                await people.end_online_access(connection, before.account_id, moment)
             if replaces:
                 await people.end_web_session(connection, digest(replaces))
             await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment, patient, method))
@@ -108,6 +119,7 @@ class Sessions:
         account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
             await people.end_web_sessions_of(connection, account.id, moment)
+            await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("logout", 303, detail="everywhere"))
 
     async def end(self, secret: str, caller: Caller) -> None:
@@ -128,9 +140,14 @@ class Sessions:
         return moment - session.seen_at < idle and moment - session.created_at < absolute
 
 
-async def renew_in(connection: AsyncConnection, visitor: Visitor) -> str:
-    """The new secret of this session, in the caller's transaction; all other sessions of the person end."""
+async def renew_in(connection: AsyncConnection, visitor: Visitor, at: datetime) -> str:
+    """The new secret of this session, in the caller's transaction; all other sessions of the person end, and what apps had for as long as they last.
+
+    Raises SessionOver when it was ended since the visitor was read: somebody whose session is over changes nothing.
+    """
     secret = new_secret()
     await people.end_other_web_sessions(connection, visitor.account.id, keep=visitor.session.hash)
-    await people.rename_web_session(connection, visitor.session.hash, digest(secret))
+    await people.end_online_access(connection, visitor.account.id, at)
+    if not await people.rename_web_session(connection, visitor.session.hash, digest(secret)):
+        raise SessionOver
     return secret

@@ -166,20 +166,20 @@ class Verification:
             sealed = self._seals.seal(to.encode(), _context(account.id))
             await people_factors.set_contact(connection, Contact(account.id, sealed, moment))
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("contact-set", 303, detail=kind_of(to)))
-            secret = await renew_in(connection, visitor)
+            secret = await renew_in(connection, visitor, moment)
         if old and old != to:
             self._tell(old, "The address for messages about your account was changed.")
         return Verified(secret)
 
     async def remove_contact(self, visitor: Visitor, caller: Caller) -> str:
         """Forget the address. The session's new secret, or "" when there was none."""
-        account = visitor.account
+        account, moment = visitor.account, self._clock()
         old = await self.contact(account)
         async with self._database.write() as connection:
             if not await people_factors.remove_contact(connection, account.id):
                 return ""
-            await self._record_in(connection, Event(account.ehr, caller, self._clock(), account=account).record("contact-remove", 303))
-            secret = await renew_in(connection, visitor)
+            await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("contact-remove", 303))
+            secret = await renew_in(connection, visitor, moment)
         self._tell(old, "The address for messages about your account was removed.")
         return secret
 
