@@ -7,6 +7,7 @@ this patient, so the right is given by the operator alone. `/api/openapi.json` d
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,8 @@ from gateway.errors import ConfigError, Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.scopes import LAUNCH_RIGHT
 from gateway.smart.server.launches import Created, Wanted
-from gateway.smart.server.values import Caller, Decided, refused
+from gateway.smart.server.values import Caller, Decided, Event, refused
+from gateway.store.base import now
 
 PATH = "/api/launches"
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -39,8 +41,8 @@ class Authenticates(Protocol):
 class Launches(Protocol):
     """smart.server.launches.Launches."""
 
-    async def create(self, wanted: Wanted, caller: Caller | None = None) -> Created:
-        """A new launch, on record. Raises ConfigError."""
+    async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
+        """A new launch, on record with who asked for it. Raises ConfigError."""
         ...
 
 
@@ -103,14 +105,22 @@ async def _created(request: Request, authenticator: Authenticates, launches: Lau
         return Decided(401, {"error": "invalid_token", "error_description": error.message}, headers=(("WWW-Authenticate", challenge),))
     if not principal.may_launch:
         challenge = f'Bearer realm="{PATH}", error="insufficient_scope", scope="{LAUNCH_RIGHT}"'
-        return Decided(403, {"error": "insufficient_scope"}, headers=(("WWW-Authenticate", challenge),))
+        return _noted(Decided(403, {"error": "insufficient_scope"}, headers=(("WWW-Authenticate", challenge),)), principal, caller)
     try:
-        created = await launches.create(_wanted(asked), caller)
+        created = await launches.create(_wanted(asked), caller, principal.client_id)
     except ConfigError as error:
         field = _FIELDS.get(error.where, error.where.removeprefix("--"))
-        return refused("invalid_request", f"{field}: {error}")
+        return _noted(refused("invalid_request", f"{field}: {error}"), principal, caller)
     answer = LaunchAnswer(iss=created.iss, launch=created.launch, launch_url=created.url)
     return Decided(201, answer.model_dump(), recorded=True)
+
+
+def _noted(decided: Decided, principal: Principal, caller: Caller) -> Decided:
+    """A refusal, with who was refused for the record."""
+    event = Event(principal.ehr, caller, now(), client_id=principal.client_id)
+    record = event.record("launch", decided.status, reason=decided.error)
+    who = replace(record, principal=str(principal.kind), client_name=principal.client_name, fhir_user=principal.fhir_user, user_id=principal.user_id)
+    return replace(decided, record=who)
 
 
 def _wanted(asked: LaunchRequest) -> Wanted:

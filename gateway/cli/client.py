@@ -21,6 +21,7 @@ from gateway import compose
 from gateway.cli import client_care, options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
+from gateway.smart.server.clients import version_of
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import Client
@@ -124,7 +125,7 @@ def _kind(one: Client) -> str:
 def _state(one: Client) -> str:
     if one.disabled_at:
         return f"disabled {one.disabled_at:%Y-%m-%d}"
-    return f"waits since {one.pending_since:%Y-%m-%d}" if one.pending_since else "in use"
+    return f"waits since {one.pending_since:%Y-%m-%d}, version {version_of(one)}" if one.pending_since else "in use"
 
 
 def _told(one: Client) -> dict[str, Any]:
@@ -142,7 +143,8 @@ def _told(one: Client) -> dict[str, Any]:
         "pending_since": one.pending_since,
         "disabled_at": one.disabled_at,
     }
-    more = {"launch_uri": one.launch_uri, "jwks_uri": one.jwks_uri, "jwks": one.jwks, "push": one.push}
+    version = version_of(one) if one.pending_since else ""
+    more = {"version": version, "launch_uri": one.launch_uri, "jwks_uri": one.jwks_uri, "jwks": one.jwks, "push": one.push}
     return told | {name: value for name, value in more.items() if value}
 
 

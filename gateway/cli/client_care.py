@@ -21,9 +21,13 @@ from gateway.store.oauth_rows import Invite
 
 T = TypeVar("T")
 
+_APPROVE = """\b
+Example:
+  gateway client show 5f0c2b9a
+  gateway client approve 5f0c2b9a --version 1d4e07ba
+"""
 _SWITCH = """\b
 Example:
-  gateway client approve 5f0c2b9a
   gateway client disable growth-chart
   gateway client enable growth-chart
 """
@@ -47,13 +51,21 @@ Example:
 """
 
 
-@click.command(epilog=_SWITCH)
+@click.command(epilog=_APPROVE)
 @click.argument("id_", metavar="ID")
+@click.option("--version", default="", metavar="TEXT", help="Of what you looked at, as gateway client show says it. Without it, it is shown again.")
 @options.common
 @options.as_json
-def approve(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
-    """Let a client in that registered itself: look at it first, with gateway client show."""
-    with_clients(config, store, ehr, lambda clients: clients.approve(id_))
+def approve(
+    id_: str,
+    version: str,
+    json_: bool,  # noqa: FBT001  # click passes by name
+    config: Path | None,
+    store: str | None,
+    ehr: tuple[str, ...],
+) -> None:
+    """Let a client in that registered itself, as it was when you looked at it: if it changed itself meanwhile, it is not let in."""
+    with_clients(config, store, ehr, lambda clients: clients.approve(id_, version))
     _say({"client_id": id_, "pending": False}, f"{id_} may ask for access.", json_=json_)
 
 

@@ -12,10 +12,11 @@ from gateway.store.oauth_rows import Client, Invite
 from gateway.store.row_values import as_row, as_value, changed, one_row
 
 
-async def approve(connection: AsyncConnection, client_id: str) -> bool:
-    """Somebody looked at it. True when this call let it in."""
-    waiting = update(t.client).where(t.client.c.id == client_id, t.client.c.pending_since.is_not(None))
-    return await changed(connection, waiting.values(pending_since=None))
+async def approve(connection: AsyncConnection, client: Client) -> bool:
+    """Somebody looked at this. True when this call let it in; False when it does not wait, or changed itself meanwhile (a new token each time)."""
+    waiting = update(t.client).where(t.client.c.id == client.id, t.client.c.pending_since.is_not(None))
+    same = waiting.where(t.client.c.registration_hash == client.registration_hash)
+    return await changed(connection, same.values(pending_since=None))
 
 
 async def replace_secret(connection: AsyncConnection, client: Client, hash_: str, *, old_until: datetime | None) -> bool:

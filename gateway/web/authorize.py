@@ -102,7 +102,11 @@ class _Authorize:
     async def consent(self, request: Request) -> Response:
         """The decision."""
         at, asked, form = await self._at_form(request)
-        allowed = Choice(frozenset(form.all("scope")), remember=form.one.get("remember") == "yes")
+        about = form.one.get("patient", "")
+        allowed = Choice(frozenset(form.all("scope")), remember=form.one.get("remember") == "yes", patient=about)
+        step = await self._authorizations.step(at)
+        if isinstance(step, Ask) and at.visitor and about != (step.patient.patient if step.patient else ""):
+            return await self._consent(request, asked, step, at.visitor)  # another was chosen in another tab: she is asked about that one
         return go(self._edge, await self._authorizations.answer(at, allowed if form.one.get("decision") == "allow" else NO), asked)
 
     async def cancel(self, request: Request) -> Response:
@@ -169,6 +173,7 @@ class _Authorize:
             client_name=step.client_name,
             site=_site(step.redirect_uri),
             patient=patient.name if patient else "",
+            patient_id=step.patient.patient if step.patient else "",
             patient_hint=patient.hint if patient else "",
             may_pick=step.may_pick,
             records=[one for one in shown if one.clinical],

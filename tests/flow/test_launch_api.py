@@ -66,7 +66,8 @@ async def test_an_ehr_starts_an_app(world: World):
     found = (await world.gateway.http.post(f"{smart.PUBLIC_URL}/auth/hapi/token", data=form)).json()
     assert (found["patient"], found["encounter"], found["intent"]) == ("a", "e-1", "reconcile-medications")
     records = await world.gateway.gateway.state.audit.search(limit=50)
-    assert [record.status for record in records if record.action == "launch" and record.client_id == "app"] == [201]
+    launched = [record for record in records if record.action == "launch" and record.client_id == "app"]
+    assert [(record.status, record.detail) for record in launched] == [(201, "by record")]
 
 
 async def test_only_those_with_the_right(world: World):
@@ -81,6 +82,18 @@ async def test_only_those_with_the_right(world: World):
     assert (await world.token("lab", "gateway.launch")).json()["error"] == "invalid_scope"
     assert (await world.launch("unknown")).status_code == 401
     assert (await world.launch((await world.token()).json()["access_token"], ehr="nowhere")).status_code == 401
+
+
+async def test_who_was_refused_is_on_record(world: World):
+    """The EHR and the client of the token, whether it lacks the right or asked for what there is not."""
+    lacks = await world.launch((await world.token("lab", "system/Observation.rs")).json()["access_token"])
+    wrong = await world.launch((await world.token()).json()["access_token"], client_id="unknown")
+    records = {record.request_id: record for record in await world.gateway.gateway.state.audit.search(limit=50)}
+    found = [records[answer.headers["x-request-id"]] for answer in (lacks, wrong)]
+    assert [(one.status, one.ehr, one.client_id, one.principal, one.reason) for one in found] == [
+        (403, "hapi", "lab", "system", "insufficient_scope"),
+        (400, "hapi", "record", "system", "invalid_request"),
+    ]
 
 
 async def test_apps_cannot_be_registered_with_it(world: World):

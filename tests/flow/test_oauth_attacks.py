@@ -323,19 +323,21 @@ async def test_the_code_is_in_one_address_only(server):
     ],
 )
 async def test_a_tampered_consent_gives_nothing(server, change):
-    """ATK-O16, O17: more scopes, another's or no transaction, a bad token. A patient in the form is not looked at."""
+    """ATK-O16, O17: more scopes, another's or no transaction, a bad token."""
     browser = await at_consent(server)
-    refused = await browser.submit(CONSENT, decision="allow", patient="kid", **change)
+    refused = await browser.submit(CONSENT, decision="allow", **change)
     assert refused.status_code in (400, 403)
     assert browser.left_to == ""
     assert [one for one in server.records if one.action == "grant"] == []
 
 
-async def test_a_foreign_patient_in_the_consent_form_changes_nothing(server):
-    """ATK-O16: whose record it is about was settled before, and is judged again at the end."""
+async def test_a_foreign_patient_in_the_consent_form_is_not_granted(server):
+    """ATK-O16: whose record it is about was settled before: she is asked again about that one, and nothing is given."""
     browser, pkce = await at_consent(server), smart.Pkce()
     await browser.authorize(smart.asking(scope="launch/patient patient/Observation.rs", pkce=pkce))
     await browser.submit(CONSENT, decision="allow", patient="kid")
+    assert (browser.page.request.url.path, browser.left_to) == (CONSENT, "")
+    await browser.allow()
     form = {"grant_type": "authorization_code", "code": browser.answer["code"], "redirect_uri": smart.APP, "code_verifier": pkce.verifier}
     assert (await smart.exchange(browser.http, form | {"client_id": "app"})).json()["patient"] == "a"
 

@@ -197,6 +197,25 @@ async def test_another_transaction_of_the_same_browser_is_another(running):
     assert browser.answer["state"] == "two"
 
 
+async def test_consent_is_about_the_patient_on_the_page(running):
+    """ATK-O16: another patient chosen in another tab: Allow on the old page grants nothing and shows the other; nor does a changed field."""
+    browser = await running.at_consent(username="mum")
+    await browser.pick("kid")
+    shown = browser.page
+    await browser.get(PATIENT, transaction=fields_of(browser, CONSENT)["transaction"])
+    await browser.pick("m")
+    browser.page = shown
+    for page in (shown, None):
+        await (browser.allow() if page else browser.submit(CONSENT, decision="allow", patient=""))
+        assert browser.page.request.url.path == CONSENT
+        assert fields_of(browser, CONSENT)["patient"] == "m"
+        assert not browser.left_to
+        assert not [one for one in running.server.records if one.action.startswith("grant")]
+    await browser.allow()
+    assert browser.answer["code"]
+    assert [one.patients for one in running.server.records if one.action == "grant"] == [("m",)]
+
+
 async def test_consent_counts_once(running):
     """ATK-O17: the form sent again gives no second code."""
     browser = await running.at_consent()

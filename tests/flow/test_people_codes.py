@@ -13,6 +13,7 @@ import pytest
 
 from gateway.errors import NotSent
 from gateway.smart.server.accounts import Attempts, Passwords
+from gateway.smart.server.factors import FactorLocked
 from gateway.smart.server.values import Caller
 from gateway.smart.server.verification import NoNotifier, Verification, kind_of, tidy
 from gateway.store import people_factors
@@ -259,6 +260,24 @@ async def test_one_address_asks_for_so_many(running):
     running.server.verification._attempts = Attempts(sends_of_address=4)
     statuses = [(await running.asked(f"name{number}")).page.status_code for number in range(5)]
     assert statuses == [200] * 4 + [429]
+
+
+async def test_what_is_refused_costs_nothing(running, monkeypatch):
+    """C1: hashing has one queue, and sign-ins wait in it: whoever asks too often, in nobody's name or to any address, is refused before."""
+    server, hashed, real = running.server, [], smart.PASSWORDS.hash
+
+    async def counting(password: str) -> str:
+        hashed.append(password)
+        return await real(password)
+
+    account = await server.accounts.named("ann")
+    visitor = await server.sessions.current(await server.sessions.begin(account))
+    monkeypatch.setattr(smart.PASSWORDS, "hash", counting)
+    asked = [await server.verification.forgot("nobody", "x" * 43, Caller("r", "198.51.100.9")) for _ in range(9)]
+    assert ([isinstance(one, FactorLocked) for one in asked], len(hashed)) == ([False] * 3 + [True] * 6, 3)
+    sent = [await server.verification.begin_contact(visitor, "ann@example.com", Caller("r", "198.51.100.10")) for _ in range(9)]
+    assert ([isinstance(one, FactorLocked) for one in sent], len(hashed)) == ([False] * 3 + [True] * 6, 6)
+    await server.verification.settled()
 
 
 async def test_asking_takes_the_same_time(running):

@@ -11,10 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.errors import ConfigError
+from gateway.smart.server.clients import version_of
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.invites import Terms
 from gateway.smart.server.own_registration import Policy
 from gateway.store import oauth as rows
+from gateway.store import registrations
 from gateway.store.oauth_rows import Client
 from tests.support import smart
 
@@ -49,6 +52,9 @@ class Developer:
     async def client(self, client_id: str) -> Client | None:
         async with self.server.database.read() as connection:
             return await rows.client(connection, client_id)
+
+    async def approve(self, told: Mapping[str, Any]) -> None:
+        await self.server.clients.approve(told["client_id"], version_of(await self.server.clients.named(told["client_id"])))
 
     async def launch(self, client_id: str, **more: Any) -> dict[str, Any]:
         return await smart.launch(smart.Browser(self.app), SCOPE, client_id=client_id, **more)
@@ -341,7 +347,7 @@ async def test_what_registered_itself_waits_for_the_operator(at):
         assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
         assert "access-control-allow-origin" not in answer.headers
         assert (await dev.manage("GET", told)).json()["approval"] == "pending"
-        await dev.server.clients.approve(told["client_id"])
+        await dev.approve(told)
         page = await smart.Browser(dev.app).authorize(smart.asking(told["client_id"], redirect_uri="https://new.test/cb"))
         assert page.status_code == 200
         assert "approval" not in (await dev.manage("GET", told)).json()
@@ -354,7 +360,7 @@ async def test_a_change_is_looked_at_again(at):
         keyed = {"client_name": "Chart", "redirect_uris": [smart.APP], "jwks": {"keys": [KEY.public]}}
         told = await dev.registered(keyed)
         named = keyed | {"client_id": told["client_id"]}
-        await dev.server.clients.approve(told["client_id"])
+        await dev.approve(told)
         told = (await dev.manage("PUT", told, named | {"jwks": {"keys": [smart.BackendKey().public]}})).json()
         assert "approval" not in told
         changes: tuple[dict[str, Any], ...] = (
@@ -368,9 +374,32 @@ async def test_a_change_is_looked_at_again(at):
             answer = await dev.manage("PUT", told, named | change)
             told = answer.json()
             assert (answer.status_code, told["approval"]) == (200, "pending"), change
-            await dev.server.clients.approve(told["client_id"])
+            await dev.approve(told)
             told = (await dev.manage("PUT", told, named)).json()
-            await dev.server.clients.approve(told["client_id"])
+            await dev.approve(told)
+
+
+async def test_only_what_was_seen_is_approved(at):
+    """A client that changes itself between the look and the approval stays out, also when it changes back, and in the very moment between."""
+    async with at(Policy("open")) as dev:
+        told = await dev.registered()
+        seen = await dev.server.clients.named(told["client_id"])
+        named = APP | {"client_id": told["client_id"]}
+        evil = (await dev.manage("PUT", told, named | {"client_name": "Your clinic\x1b[2J", "redirect_uris": ["https://evil.test/cb"]})).json()
+        evil = evil if "client_id" in evil else (await dev.manage("PUT", told, named | {"redirect_uris": ["https://evil.test/cb"]})).json()
+        for version in (version_of(seen), ""):
+            with pytest.raises(ConfigError, match=r"https://evil\.test/cb") as refused:
+                await dev.server.clients.approve(told["client_id"], version)
+        current = await dev.server.clients.named(told["client_id"])
+        assert f"approve {current.id} --version {version_of(current)}" in refused.value.fix
+        assert len(version_of(current)) == 8
+        async with dev.server.database.write() as connection:
+            assert not await registrations.approve(connection, seen)
+        await dev.manage("PUT", evil, named)
+        assert version_of(await dev.server.clients.named(told["client_id"])) not in (version_of(seen), version_of(current))
+        assert ("client-approve", 200) not in dev.actions()
+        await dev.approve(told)
+        assert dev.actions()[-1] == ("client-approve", 200)
 
 
 async def test_nothing_is_ever_fetched(at, monkeypatch):

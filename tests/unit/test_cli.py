@@ -195,7 +195,14 @@ def test_what_registered_itself_is_approved(run, tmp_path):
     assert "waits since" in run("client", "list").output
     shown = json.loads(run("client", "show", id_, "--json").output)
     assert (shown["registered_by"], bool(shown["pending_since"]), shown["ehrs"]) == ("itself", True, ["hapi"])
-    assert json.loads(run("client", "approve", id_, "--json").output) == {"client_id": id_, "pending": False}
+    version = shown["version"]
+    assert version in run("client", "list").output
+    for wrong in ((), ("--version", "00000000"), ("--json",)):
+        told = run("client", "approve", id_, *wrong, code=2).stderr
+        assert "https://app.example/cb" in told
+        assert f"gateway client approve {id_} --version {version}" in told
+    assert json.loads(run("client", "approve", id_, "--version", version, "--json").output) == {"client_id": id_, "pending": False}
+    assert "version" not in json.loads(run("client", "show", id_, "--json").output)
     assert "in use" in run("client", "list").output
     assert "does not wait" in run("client", "approve", id_, code=2).stderr
     assert [one["action"] for one in json.loads(run("audit", "--json").output)] == ["client-approve", "client-register"]

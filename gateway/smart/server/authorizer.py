@@ -289,6 +289,8 @@ class Authorizations:
         if found is None:
             return None
         consented = await _consented(connection, waiting, judged, visitor, found.ticked)
+        if isinstance(consented, Consented) and found.patient not in (None, consented.about):
+            return Page("transaction-over")  # another patient was picked since the page was shown
         return consented if isinstance(consented, Page) else await self._commit(connection, at, waiting, judged, consented, found)
 
     async def _commit(

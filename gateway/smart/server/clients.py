@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -54,12 +55,21 @@ class Clients:
                 raise ConfigError(f"{client_id} is not disabled", where="ID", fix="gateway client list shows which are")
             await self._on_record(connection, client, "client-enable")
 
-    async def approve(self, client_id: str) -> None:
-        """Let a client in that registered itself. Raises ConfigError when there is no such client, or it does not wait."""
+    async def approve(self, client_id: str, version: str = "") -> None:
+        """Let a client in that registered itself, as it was when somebody looked at it: `version` is the one of what was seen.
+
+        Raises ConfigError when there is no such client, it does not wait, or what is registered now has another version.
+        """
         client = await self.named(client_id)
+        if client.pending_since is None:
+            raise ConfigError(f"{client_id} does not wait for anybody", where="ID", fix="gateway client list shows which do")
+        if version != version_of(client):
+            problem = "What was looked at is not registered any more" if version else "Say what you looked at"
+            fix = f"if it may come in as it is: gateway client approve {client_id} --version {version_of(client)}"
+            raise ConfigError(f"{problem}. Registered now: {_reviewed(client)}", where="--version", fix=fix)
         async with self._database.write() as connection:
-            if not await registrations.approve(connection, client.id):
-                raise ConfigError(f"{client_id} does not wait for anybody", where="ID", fix="gateway client list shows which do")
+            if not await registrations.approve(connection, client):
+                raise ConfigError(f"{client_id} was changed at the same moment", where="ID", fix="look at it with gateway client show, and try again")
             await self._on_record(connection, client, "client-approve")
 
     async def rotate_secret(self, client_id: str, *, overlap: timedelta = timedelta()) -> str:
@@ -90,6 +100,30 @@ class Clients:
     async def _on_record(self, connection: AsyncConnection, client: Client, action: str, detail: str = "") -> None:
         event = Event(",".join(client.ehrs), Caller(), self._clock(), client)
         await self._record_in(connection, event.record(action, 200, detail=detail))
+
+
+def version_of(client: Client) -> str:
+    """Names one state of a registration, so that what is approved is what was seen.
+
+    The token with which the client manages itself is made here anew at each change. With its hash in it, no client can choose its metadata so that
+    what it changes to has the version of what was seen, though eight characters are few.
+    """
+    return digest(f"{client.registration_hash} {client.id} {_reviewed(client)}")[:8]
+
+
+def _reviewed(client: Client) -> str:
+    """What the operator looks at, in one line of ASCII: it was written by a stranger."""
+    found = {
+        "client_name": client.name,
+        "token_endpoint_auth_method": client.auth_method,
+        "grant_types": client.grant_types,
+        "redirect_uris": client.redirect_uris,
+        "scope": client.scope,
+        "ehrs": client.ehrs,
+        "launch_uri": client.launch_uri,
+        "jwks_uri": client.jwks_uri,
+    }
+    return json.dumps({name: value for name, value in found.items() if value})
 
 
 async def forget(connection: AsyncConnection, client: Client, moment: datetime) -> int | None:

@@ -65,8 +65,8 @@ class Launches:
         self._database, self._public_url, self._record_in = database, public_url, record_in
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
-    async def create(self, wanted: Wanted, caller: Caller | None = None) -> Created:
-        """A new launch. Raises ConfigError with the fix."""
+    async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
+        """A new launch. `by`: the id of the system that asks for it; "" for the operator. Raises ConfigError with the fix."""
         moment, handle = self._clock(), new_secret()
         _check_ids(wanted)
         _check_extra(wanted)
@@ -89,7 +89,7 @@ class Launches:
                 ),
             )
             event = Event(wanted.ehr, caller or Caller(), moment, client, account)
-            await self._record_in(connection, event.record("launch", 201, patient=wanted.patient))
+            await self._record_in(connection, event.record("launch", 201, patient=wanted.patient, detail=f"by {by}" if by else ""))
         iss = Endpoints(self._public_url, wanted.ehr).base
         joint = "&" if "?" in client.launch_uri else "?"
         return Created(iss, handle, client.launch_uri + joint + urlencode({"iss": iss, "launch": handle}, quote_via=quote, safe=""))

@@ -23,11 +23,15 @@ from gateway.store.oauth_rows import PushedRequest, RememberedConsent, Transacti
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What she pressed: the scopes that she ticked, or None for no; and whether she does not want to be asked again."""
+    """What she pressed: the scopes that she ticked, or None for no; and whether she does not want to be asked again.
+
+    `patient`: the one that the page was about, "" for none; None where there was no page.
+    """
 
     ticked: frozenset[str] | None
     remember: bool = False
     before: bool = False  # not now, but when she said that she does not want to be asked again
+    patient: str | None = None
 
 
 NO = Choice(None)

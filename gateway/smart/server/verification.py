@@ -139,12 +139,14 @@ class Verification:
         to, moment, hash_ = tidy(entered), self._clock(), _verifying(visitor.account.id)
         if kind_of(to) not in self._notifier.kinds:
             return Malformed()
-        code = _new_code()
-        encoded = await self._passwords.hash(code)
         account = visitor.account
         async with self._database.write() as connection:
-            if wait := await count(connection, self._sends(account.id, caller), moment):
-                return FactorLocked(wait)
+            wait = await count(connection, self._sends(account.id, caller), moment)
+        if wait:
+            return FactorLocked(wait)
+        code = _new_code()
+        encoded = await self._passwords.hash(code)
+        async with self._database.write() as connection:
             sealed = self._seals.seal(to.encode(), hash_.encode())
             await people_factors.put_pending(connection, Pending(hash_, moment, moment + _LIFE, account.id, encoded, sealed))
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("contact-code", 303))
@@ -190,11 +192,13 @@ class Verification:
     async def forgot(self, username: str, browser: str, caller: Caller) -> Sent | FactorLocked:
         """Somebody says that she forgot her password. A code goes to the verified address, if this is a person who has one."""
         moment, name, hash_ = self._clock(), normalised(username), _resetting(browser)
+        async with self._database.write() as connection:
+            wait = await count(connection, self._sends(f"name:{name}", caller), moment)
+        if wait:  # before anything is hashed: there is one queue for that, and sign-ins wait in it
+            return FactorLocked(wait)
         code = _new_code()
         encoded = await self._passwords.hash(code)
         async with self._database.write() as connection:
-            if wait := await count(connection, self._sends(f"name:{name}", caller), moment):
-                return FactorLocked(wait)
             account = await people.account_named(connection, name) if name else None
             to = await self._contact(connection, account.id if account else "")
             usable = account is not None and account.disabled_at is None and bool(to)
