@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-_LISTS = ("ATK-", "[FO]"), ("FAULT-", "[BCDPRSU]"), ("AUTHLIB-", "E")
+_LISTS = ("ATK-", "[OF]"), ("FAULT-", "[BCDPRSU]"), ("AUTHLIB-", "E")
 FAMILIES = [re.compile(rf"\b({family})({kind}\d+(?:(?:, | and ){kind}\d+)*)(?!\w)") for family, kind in _LISTS]
 NUMBERED = re.compile(r"\b(HL7@|A1?\d\.)(\d+(?:(?:, | and |-)\d+)*)(?!\w|\.\d)")
 
