@@ -224,8 +224,8 @@ class Walk:
                 page.goto(f"{self.demo.app_url}/")
                 page.click("#connect")
                 _sign_in(page, person.username, person.password)
-                while page.locator("input[name=patient]").count():
-                    page.locator("input[name=patient]").first.check()
+                while page.locator("input[type=radio][name=patient]").count():
+                    page.locator("input[type=radio][name=patient]").first.check()
                     page.locator("main button[type=submit]").first.click()
                 page.click("button[value=allow]")
                 page.wait_for_selector("#record:not([hidden])")

@@ -87,7 +87,14 @@ BAD_PAGES: list[tuple[int, str, str, dict[str, str] | None]] = [
     (404, "GET", "/auth/nowhere/authorize", None),
 ]
 
-ELSEWHERE = json.dumps({"grant_types": ["client_credentials"], "scope": "system/*.c", "push": {"mode": "deliver", "ehr": "nowhere"}})
+ELSEWHERE = json.dumps(
+    {
+        "grant_types": ["client_credentials"],
+        "scope": "system/*.c",
+        "jwks_uri": "https://keys.test/jwks",
+        "push": {"mode": "deliver", "ehr": "nowhere"},
+    }
+)
 BAD_COMMANDS: list[tuple[tuple[str, ...], str, str]] = [
     (("client", "register", "--from", "-"), "{", "--from"),
     (("client", "register", "--from", "-"), '{"redirect_uris": ["http://evil.test/cb"]}', "loopback"),
