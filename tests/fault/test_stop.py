@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import multiprocessing
 import os
 import signal
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -38,7 +40,7 @@ async def test_a_worker_that_stood_still_before_its_put_does_not_send_it(tmp_pat
             zombie.start()
             try:
                 await _until_there(reached)
-                os.kill(zombie.pid or 0, signal.SIGSTOP)
+                await _stopped(zombie.pid or 0, tmp_path / "store.db")
                 await asyncio.sleep(children.LEASE + 0.2)
                 await gateway.gateway.worker.drained()
                 target = await _target(gateway.gateway.state.database)
@@ -51,6 +53,21 @@ async def test_a_worker_that_stood_still_before_its_put_does_not_send_it(tmp_pat
                 zombie.join()
     assert [one for one in double.lines() if one.startswith("PUT")] == [f"PUT {target}"]
     assert (json.loads(double.raw(target))["status"], double.versions(target)) == ("corrected", 2)
+
+
+async def _stopped(pid: int, store: Path) -> None:
+    """Stop it, and not while another of its tasks holds the one lock that SQLite has: nobody could go on then."""
+    for _ in range(50):
+        os.kill(pid, signal.SIGSTOP)
+        with contextlib.closing(sqlite3.connect(store, timeout=0.1)) as found:
+            try:
+                found.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                os.kill(pid, signal.SIGCONT)
+            else:
+                return
+        await asyncio.sleep(0.01)
+    pytest.fail("the worker held the store all the time")
 
 
 async def _until_there(path: Path) -> None:
