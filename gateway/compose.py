@@ -57,27 +57,27 @@ from gateway.smart.client.persons import PersonTokens
 from gateway.smart.client.tokens import Tokens
 from gateway.smart.client.user import UserClient, UserEndpoints
 from gateway.smart.policy import AccessRules
-from gateway.smart.server.accounts import Accounts, Passwords
-from gateway.smart.server.authenticator import Authenticator
-from gateway.smart.server.authorizer import Authorizations
-from gateway.smart.server.clients import Clients
+from gateway.smart.server.authorization.authorizer import Authorizations
+from gateway.smart.server.authorization.grants import Grants
+from gateway.smart.server.authorization.launches import Launches
+from gateway.smart.server.authorization.pushed import PushedRequests
+from gateway.smart.server.clients.admin import Clients
+from gateway.smart.server.clients.invites import Invites
+from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
+from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
+from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
-from gateway.smart.server.driver import TokenDriver
-from gateway.smart.server.factors import Factors
-from gateway.smart.server.grants import Grants
-from gateway.smart.server.inspection import Inspector
-from gateway.smart.server.invites import Invites
-from gateway.smart.server.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.keys import SigningKeys
-from gateway.smart.server.launches import Launches
-from gateway.smart.server.own_registration import OwnRegistrations, Policy
-from gateway.smart.server.passkeys import Passkeys
-from gateway.smart.server.providers import Provider, ProviderConfig
-from gateway.smart.server.pushed import PushedRequests
-from gateway.smart.server.registration import Registrar, Rules
-from gateway.smart.server.sessions import Sessions
+from gateway.smart.server.people.accounts import Accounts, Passwords
+from gateway.smart.server.people.factors import Factors
+from gateway.smart.server.people.passkeys import Passkeys
+from gateway.smart.server.people.providers import Provider, ProviderConfig
+from gateway.smart.server.people.sessions import Sessions
+from gateway.smart.server.people.verification import NoNotifier, Notifier, Verification
+from gateway.smart.server.token.authenticator import Authenticator
+from gateway.smart.server.token.driver import TokenDriver
+from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.values import Endpoints
-from gateway.smart.server.verification import NoNotifier, Notifier, Verification
 from gateway.store import schema
 from gateway.store.audit import AuditLog
 from gateway.store.base import Database, now

@@ -20,7 +20,7 @@ from gateway.api.oauth import OAuthEdge, answered
 from gateway.errors import ConfigError, Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.scopes import LAUNCH_RIGHT
-from gateway.smart.server.launches import Created, Wanted
+from gateway.smart.server.authorization.launches import Created, Wanted
 from gateway.smart.server.values import Caller, Decided, Event, refused
 from gateway.store.base import now
 
@@ -31,7 +31,7 @@ _FIELDS = {"--client": "client_id", "--fhir-context": "fhirContext", "--style-ur
 
 
 class Authenticates(Protocol):
-    """smart.server.authenticator.Authenticator."""
+    """smart.server.token.authenticator.Authenticator."""
 
     async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
         """Who calls. Raises Unauthenticated."""
@@ -39,7 +39,7 @@ class Authenticates(Protocol):
 
 
 class Launches(Protocol):
-    """smart.server.launches.Launches."""
+    """smart.server.authorization.launches.Launches."""
 
     async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
         """A new launch, on record with who asked for it. Raises ConfigError."""

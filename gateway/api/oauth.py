@@ -38,7 +38,7 @@ Answer = Callable[[str, TokenRequest, Caller], Awaitable[Decided]]
 
 
 class Tokens(Protocol):
-    """smart.server.driver.TokenDriver."""
+    """smart.server.token.driver.TokenDriver."""
 
     async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """The token endpoint."""
@@ -46,7 +46,7 @@ class Tokens(Protocol):
 
 
 class Inspects(Protocol):
-    """smart.server.inspection.Inspector."""
+    """smart.server.token.inspection.Inspector."""
 
     async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """RFC 7662."""
@@ -58,7 +58,7 @@ class Inspects(Protocol):
 
 
 class Pushes(Protocol):
-    """smart.server.pushed.PushedRequests."""
+    """smart.server.authorization.pushed.PushedRequests."""
 
     async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """RFC 9126."""

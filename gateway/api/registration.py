@@ -24,7 +24,7 @@ _ABSENT = Decided(404, {"error": "not_found", "error_description": "There is no 
 
 
 class Registers(Protocol):
-    """smart.server.own_registration.OwnRegistrations."""
+    """smart.server.clients.own_registration.OwnRegistrations."""
 
     @property
     def offered(self) -> bool:

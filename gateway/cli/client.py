@@ -21,7 +21,7 @@ from gateway import compose
 from gateway.cli import client_care, options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
-from gateway.smart.server.clients import version_of
+from gateway.smart.server.clients.admin import version_of
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import Client

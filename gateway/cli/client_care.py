@@ -15,8 +15,8 @@ from gateway.cli import options, output
 from gateway.compose import State
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.smart.server.clients import Clients
-from gateway.smart.server.invites import Terms
+from gateway.smart.server.clients.admin import Clients
+from gateway.smart.server.clients.invites import Terms
 from gateway.store.oauth_rows import Invite
 
 T = TypeVar("T")

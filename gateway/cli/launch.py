@@ -15,7 +15,7 @@ from gateway import compose
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.smart.server.launches import Created, Wanted
+from gateway.smart.server.authorization.launches import Created, Wanted
 
 EXAMPLE = """\b
 Example:

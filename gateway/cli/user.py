@@ -15,7 +15,7 @@ from gateway import compose
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
-from gateway.smart.server.accounts import Accounts
+from gateway.smart.server.people.accounts import Accounts
 from gateway.store.oauth_rows import Account, ListedPatient
 
 EXAMPLE = """\b

@@ -31,8 +31,8 @@ from gateway.config import Settings, load
 from gateway.errors import ConfigError
 from gateway.sandbox import embedded, hapi, people, ports, processes, sample_app, valkey
 from gateway.sandbox.people import Account
-from gateway.smart.server.launches import Created
-from gateway.smart.server.launches import Wanted as WantedLaunch
+from gateway.smart.server.authorization.launches import Created
+from gateway.smart.server.authorization.launches import Wanted as WantedLaunch
 from gateway.store import schema
 from gateway.store.oauth_rows import ListedPatient
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.smart.server.grants import Connected, Grants, Unasked
+from gateway.smart.server.authorization.grants import Connected, Grants, Unasked
 from gateway.web.edge import WebEdge, see
 from gateway.web.sent import sent_form
 from gateway.web.words import day_words, grant_words

@@ -16,12 +16,12 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.portal.faces import Face
 from gateway.proxy.answer import RequestContext
-from gateway.smart.server.authorize import Page
-from gateway.smart.server.authorizer import Ask, At, Authorizations, Begun, Pick
-from gateway.smart.server.consent import Switch
-from gateway.smart.server.memory import NO, Choice
+from gateway.smart.server.authorization.authorize import Page
+from gateway.smart.server.authorization.authorizer import Ask, At, Authorizations, Begun, Pick
+from gateway.smart.server.authorization.consent import Switch
+from gateway.smart.server.authorization.memory import NO, Choice
+from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.requests import given, parse_form
-from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Lifetimes, Pairs
 from gateway.store.oauth_rows import Account, ListedPatient, new_secret
 from gateway.web.edge import WebEdge, see

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.smart.server.accounts import Accounts
-from gateway.smart.server.factors import Factors
-from gateway.smart.server.passkeys import Passkeys
-from gateway.smart.server.providers import Provider
-from gateway.smart.server.sessions import Sessions
-from gateway.smart.server.verification import Verification
+from gateway.smart.server.people.accounts import Accounts
+from gateway.smart.server.people.factors import Factors
+from gateway.smart.server.people.passkeys import Passkeys
+from gateway.smart.server.people.providers import Provider
+from gateway.smart.server.people.sessions import Sessions
+from gateway.smart.server.people.verification import Verification
 
 
 @dataclass(frozen=True, slots=True)

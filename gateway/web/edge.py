@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import FhirError
-from gateway.smart.server.authorize import Page
+from gateway.smart.server.authorization.authorize import Page
 from gateway.smart.server.values import Caller
 from gateway.web.pages import Pages
 from gateway.web.people import People

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
-from gateway.smart.server.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people.verification import Changed, Verification
 from gateway.smart.server.requests import given, parse_form
-from gateway.smart.server.verification import Changed, Verification
 from gateway.store.oauth_rows import new_secret
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import check, csrf_of

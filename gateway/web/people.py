@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from gateway.smart.server.sessions import SessionOver, Sessions, Visitor
+from gateway.smart.server.people.sessions import SessionOver, Sessions, Visitor
 from gateway.store.oauth_rows import Account, ListedPatient, digest
 from gateway.web.pages import Pages
 

@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
-from gateway.smart.server import totp
-from gateway.smart.server.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people import totp
+from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people.verification import Malformed, Sent, Verified
 from gateway.smart.server.requests import given, parse_form
-from gateway.smart.server.verification import Malformed, Sent, Verified
 from gateway.web.doors import Doors
 from gateway.web.edge import Endpoint, WebEdge, see
 from gateway.web.people import Person, csrf_of

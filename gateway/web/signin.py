@@ -10,11 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.smart.server.accounts import Locked, SignedIn, Wrong
-from gateway.smart.server.authorize import Back, Page
-from gateway.smart.server.authorizer import Authorizations, SignIn
-from gateway.smart.server.factors import FactorLocked, Over, Passed, WrongCode
-from gateway.smart.server.providers import Unreachable
+from gateway.smart.server.authorization.authorize import Back, Page
+from gateway.smart.server.authorization.authorizer import Authorizations, SignIn
+from gateway.smart.server.people.accounts import Locked, SignedIn, Wrong
+from gateway.smart.server.people.factors import FactorLocked, Over, Passed, WrongCode
+from gateway.smart.server.people.providers import Unreachable
 from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.store.oauth_rows import new_secret
 from gateway.web.doors import Doors

@@ -23,7 +23,7 @@ from starlette.staticfiles import StaticFiles
 
 from gateway import compose, config
 from gateway.sandbox.double import Double
-from gateway.smart.server.launches import Wanted
+from gateway.smart.server.authorization.launches import Wanted
 from gateway.store.oauth_rows import ListedPatient
 from tests.support import parts
 from tests.support.processes import Served, serving

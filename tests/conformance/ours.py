@@ -16,7 +16,7 @@ import httpx
 import trustme
 
 from gateway import compose, config
-from gateway.smart.server.launches import Wanted
+from gateway.smart.server.authorization.launches import Wanted
 from gateway.store.oauth_rows import ListedPatient
 from tests.conformance.config import App, Config, ServedKeys, SignIn
 from tests.conformance.jose import Key

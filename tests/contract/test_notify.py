@@ -23,7 +23,7 @@ from gateway import compose
 from gateway.adapters.notify import Console, File, MailServer, Smtp
 from gateway.config import load
 from gateway.errors import NotSent
-from gateway.smart.server.verification import NoNotifier
+from gateway.smart.server.people.verification import NoNotifier
 
 TEXT = "Your code for the clínica site is 12345678.\n\nIt works for 10 minutes.\n"
 CA = trustme.CA()

@@ -11,15 +11,15 @@ import httpx
 import pytest
 
 from gateway.errors import Unauthenticated
-from gateway.smart.server.authorize import Back, Page
-from gateway.smart.server.authorizer import Ask, At, Begun, SignIn
-from gateway.smart.server.invites import Terms
+from gateway.smart.server.authorization.authorize import Back, Page
+from gateway.smart.server.authorization.authorizer import Ask, At, Begun, SignIn
+from gateway.smart.server.authorization.launches import Wanted
+from gateway.smart.server.authorization.memory import Choice
+from gateway.smart.server.clients.invites import Terms
+from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
+from gateway.smart.server.clients.registration import Rules
 from gateway.smart.server.keys import SigningKeys
-from gateway.smart.server.launches import Wanted
-from gateway.smart.server.memory import Choice
-from gateway.smart.server.own_registration import OwnRegistrations, Policy
-from gateway.smart.server.registration import Rules
-from gateway.smart.server.sessions import Visitor
+from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables

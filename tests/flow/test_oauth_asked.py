@@ -10,8 +10,8 @@ import httpx
 import pytest
 from joserfc import jwk, jwt
 
-from gateway.smart.server.consent import CATEGORIES
-from gateway.smart.server.launches import Wanted
+from gateway.smart.server.authorization.consent import CATEGORIES
+from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
 from tests.support import smart

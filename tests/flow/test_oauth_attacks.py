@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx
 import pytest
 
-from gateway.smart.server.launches import Wanted
+from gateway.smart.server.authorization.launches import Wanted
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import digest
 from tests.support import smart

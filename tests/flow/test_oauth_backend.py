@@ -13,7 +13,7 @@ import httpx
 import pytest
 from joserfc import jws, jwt
 
-from gateway.smart.server.clients import Clients
+from gateway.smart.server.clients.admin import Clients
 from tests.support import smart
 
 TOKEN = f"{smart.PUBLIC_URL}/auth/hapi/token"

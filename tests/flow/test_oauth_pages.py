@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
-from gateway.smart.server.accounts import Accounts, Attempts, Passwords, SignedIn, Wrong
-from gateway.smart.server.consent import CATEGORIES
-from gateway.smart.server.launches import Wanted
-from gateway.smart.server.sessions import SessionLives
+from gateway.smart.server.authorization.consent import CATEGORIES
+from gateway.smart.server.authorization.launches import Wanted
+from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords, SignedIn, Wrong
+from gateway.smart.server.people.sessions import SessionLives
 from gateway.smart.server.values import Caller, Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import people

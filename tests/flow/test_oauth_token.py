@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
-from gateway.smart.server.authenticator import Authenticator
+from gateway.smart.server.token.authenticator import Authenticator
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import people

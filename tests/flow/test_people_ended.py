@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from gateway.errors import Unauthenticated
-from gateway.smart.server.accounts import SignedIn
-from gateway.smart.server.sessions import SessionOver, Visitor
+from gateway.smart.server.people.accounts import SignedIn
+from gateway.smart.server.people.sessions import SessionOver, Visitor
 from gateway.smart.server.values import Caller
 from tests.support import smart
 

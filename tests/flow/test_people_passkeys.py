@@ -10,8 +10,8 @@ from itertools import product
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.smart.server.accounts import Attempts
-from gateway.smart.server.passkeys import Passkeys
+from gateway.smart.server.people.accounts import Attempts
+from gateway.smart.server.people.passkeys import Passkeys
 from gateway.store import people_factors
 from tests.support import smart
 from tests.support.passkey import PRESENT, VERIFIED, Authenticator, b64, options_of

@@ -20,9 +20,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from gateway.smart.client.http import Http
-from gateway.smart.server.accounts import Attempts
 from gateway.smart.server.discovery import openid_configuration
-from gateway.smart.server.providers import Provider, ProviderConfig
+from gateway.smart.server.people.accounts import Attempts
+from gateway.smart.server.people.providers import Provider, ProviderConfig
 from tests.support import smart
 
 ISSUER = "https://idp.test"

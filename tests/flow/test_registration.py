@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.smart.server.clients import version_of
+from gateway.smart.server.clients.admin import version_of
+from gateway.smart.server.clients.invites import Terms
+from gateway.smart.server.clients.own_registration import Policy
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
-from gateway.smart.server.invites import Terms
-from gateway.smart.server.own_registration import Policy
 from gateway.store import oauth as rows
 from gateway.store import registrations
 from gateway.store.oauth_rows import Client

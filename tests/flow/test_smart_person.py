@@ -16,8 +16,8 @@ from joserfc import jwk
 from sqlalchemy import select, update
 
 from gateway import compose
-from gateway.smart.server.accounts import Passwords
-from gateway.smart.server.launches import Wanted
+from gateway.smart.server.authorization.launches import Wanted
+from gateway.smart.server.people.accounts import Passwords
 from gateway.store import oauth as oauth_rows
 from gateway.store import oauth_tables, people, upstream
 from gateway.store.base import now

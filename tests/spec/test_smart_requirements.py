@@ -17,9 +17,9 @@ from joserfc import jwk, jwt
 
 from gateway.errors import ConfigError, OAuthError
 from gateway.sandbox.double import Double, served
-from gateway.smart.server.accounts import Accounts, Passwords
-from gateway.smart.server.launches import Launches, Wanted
-from gateway.smart.server.registration import Registrar, Rules
+from gateway.smart.server.authorization.launches import Launches, Wanted
+from gateway.smart.server.clients.registration import Registrar, Rules
+from gateway.smart.server.people.accounts import Accounts, Passwords
 from gateway.store import oauth as rows
 from gateway.store.base import now
 from gateway.store.oauth_rows import ListedPatient, digest

@@ -28,26 +28,26 @@ from gateway.api import registration as api_registration
 from gateway.audit import AuditRecord
 from gateway.portal.faces import Face
 from gateway.seal import Sealer
-from gateway.smart.server.accounts import Accounts, Attempts, Passwords
-from gateway.smart.server.authenticator import Authenticator
-from gateway.smart.server.authorizer import Authorizations
-from gateway.smart.server.clients import Clients
-from gateway.smart.server.driver import TokenDriver
-from gateway.smart.server.factors import Factors
-from gateway.smart.server.grants import Grants
-from gateway.smart.server.inspection import Inspector
-from gateway.smart.server.invites import Invites
-from gateway.smart.server.jwks import ClientKeys, FetchedKeys
+from gateway.smart.server.authorization.authorizer import Authorizations
+from gateway.smart.server.authorization.grants import Grants
+from gateway.smart.server.authorization.launches import Launches
+from gateway.smart.server.authorization.pushed import PushedRequests
+from gateway.smart.server.clients.admin import Clients
+from gateway.smart.server.clients.invites import Invites
+from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys
+from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
+from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.keys import SigningKeys
-from gateway.smart.server.launches import Launches
-from gateway.smart.server.own_registration import OwnRegistrations, Policy
-from gateway.smart.server.passkeys import Passkeys
-from gateway.smart.server.providers import Provider
-from gateway.smart.server.pushed import PushedRequests
-from gateway.smart.server.registration import Registrar, Rules
-from gateway.smart.server.sessions import Sessions
+from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords
+from gateway.smart.server.people.factors import Factors
+from gateway.smart.server.people.passkeys import Passkeys
+from gateway.smart.server.people.providers import Provider
+from gateway.smart.server.people.sessions import Sessions
+from gateway.smart.server.people.verification import Notifier, Verification
+from gateway.smart.server.token.authenticator import Authenticator
+from gateway.smart.server.token.driver import TokenDriver
+from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.values import Lifetimes
-from gateway.smart.server.verification import Notifier, Verification
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_tables
 from gateway.store.base import Database, metadata, now

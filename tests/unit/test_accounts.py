@@ -8,7 +8,7 @@ import time
 import pytest
 
 from gateway.errors import Unavailable
-from gateway.smart.server.accounts import Passwords, normalised
+from gateway.smart.server.people.accounts import Passwords, normalised
 from gateway.web.people import HOME, ForgedForm, check, local_path
 
 

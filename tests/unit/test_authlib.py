@@ -17,7 +17,9 @@ from authlib.oauth2.rfc6749 import InvalidRequestError
 from authlib.oauth2.rfc6749.errors import InsecureTransportError
 
 import gateway
-from gateway.smart.server import assertion, authorize, core, pkce, token_grants
+from gateway.smart.server import core, pkce
+from gateway.smart.server.authorization import authorize
+from gateway.smart.server.token import assertion, token_grants
 
 
 def test_e1_assertions_by_default_know_nothing_of_smart():

@@ -9,8 +9,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from gateway.smart.server.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
-from gateway.smart.server.prompts import Prompting
+from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
+from gateway.smart.server.authorization.prompts import Prompting
 from gateway.smart.server.values import Endpoints, Lifetimes
 from gateway.store.oauth_rows import Account, Client, Launch
 from tests.support import smart

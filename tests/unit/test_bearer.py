@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.smart.principal import Push
-from gateway.smart.server.bearer import principal_of, refusal
+from gateway.smart.server.token.bearer import principal_of, refusal
 from gateway.store.oauth_rows import AccessToken, Account, Bearer, Client, Grant, ListedPatient
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.smart.scopes import is_subset, parse_scope
-from gateway.smart.server.consent import CATEGORIES, granted, remembered, switches, worth_granting
+from gateway.smart.server.authorization.consent import CATEGORIES, granted, remembered, switches, worth_granting
 
 OFFERED = ("launch/patient", "openid", "patient/Condition.rs", "patient/Observation.read", "patient/Patient.r", "user/Observation.cruds")
 

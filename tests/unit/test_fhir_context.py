@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.smart.server.fhir_context import problem_of_items, problem_of_style, problem_of_text
+from gateway.smart.server.authorization.fhir_context import problem_of_items, problem_of_style, problem_of_text
 
 
 @pytest.mark.parametrize(

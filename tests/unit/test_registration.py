@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import OAuthError
-from gateway.smart.server.registration import Registration, Rules, judge
+from gateway.smart.server.clients.registration import Registration, Rules, judge
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from gateway.smart.server import totp
+from gateway.smart.server.people import totp
 from gateway.web.qr import qr_code
 
 SECRET = b"12345678901234567890"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from gateway.config import is_loopback
 from gateway.smart.client.http import Http, NoAnswer
 from gateway.smart.client.values import Failure
-from gateway.smart.server.jwks import life_of
+from gateway.smart.server.clients.jwks import life_of
 
 
 @dataclass(frozen=True, slots=True)

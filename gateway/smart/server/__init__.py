@@ -1,6 +1,10 @@
 """The SMART App Launch 2.2 authorization server.
 
-A token request goes: `driver` reads what the request names into a `Snapshot` -> `decide` (Authlib's core, pure) -> effects -> `driver`
-commits them in one transaction, each by compare-and-set. A person's way goes through `authorize` (request -> sign-in -> patient -> consent
--> code). `discovery`, `registration`, `launches` and `grants` stand beside it.
+- `authorization`: a person's way from an app's request to a code (request -> sign-in -> patient -> consent), what she allowed, and EHR launches.
+- `token`: from a code, a refresh token or a key to an access token, and back from a token to whom it speaks for.
+- `clients`: the apps and systems that are registered, and their keys.
+- `people`: the accounts that sign in, and how they show who they are.
+
+Beside them lies what several need: the values that they hand on, Authlib's core made pure (`core`), how parameters are read (`requests`), what an EHR
+says of itself (`discovery`), the keys that sign.
 """

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.smart.server.assertion import ALGORITHMS
-from gateway.smart.server.prompts import PROMPTS
+from gateway.smart.server.authorization.prompts import PROMPTS
+from gateway.smart.server.token.assertion import ALGORITHMS
 from gateway.smart.server.values import Endpoints
 
 CAPABILITIES = (

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
-from gateway.smart.server.assertion import Peeked, peek
+from gateway.smart.server.token.assertion import Peeked, peek
 from gateway.smart.server.values import Pairs, TokenRequest
 
 _MOST = 64  # parameters

@@ -23,8 +23,8 @@ from webauthn.helpers.structs import (
 
 from gateway.config.settings import is_loopback
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
-from gateway.smart.server.factors import FactorLocked, Over, Passed, WrongCode
-from gateway.smart.server.sessions import Visitor, renew_in
+from gateway.smart.server.people.factors import FactorLocked, Over, Passed, WrongCode
+from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.smart.scopes import split
-from gateway.smart.server.bearer import refusal
-from gateway.smart.server.context import fhir_user_url, launch_context
-from gateway.smart.server.decide import authenticate
-from gateway.smart.server.driver import TokenDriver
 from gateway.smart.server.requests import presented, repeated
+from gateway.smart.server.token.bearer import refusal
+from gateway.smart.server.token.context import fhir_user_url, launch_context
+from gateway.smart.server.token.decide import authenticate
+from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.values import (
     CLIENT_REFUSED,
     Caller,

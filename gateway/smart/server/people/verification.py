@@ -19,10 +19,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import NotSent
 from gateway.seal import Seals
-from gateway.smart.server.accounts import Passwords, check_password, normalised
 from gateway.smart.server.attempts import Attempts, Limit, count, forgive, limits_of_factor, limits_of_sending
-from gateway.smart.server.factors import FactorLocked, Over, WrongCode
-from gateway.smart.server.sessions import Visitor, renew_in
+from gateway.smart.server.people.accounts import Passwords, check_password, normalised
+from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now

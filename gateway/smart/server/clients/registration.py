@@ -19,7 +19,7 @@ from joserfc.errors import JoseError
 
 from gateway.errors import OAuthError
 from gateway.smart.scopes import CONTEXT_SCOPES, is_for_systems, parse_scope, split
-from gateway.smart.server.jwks import is_public
+from gateway.smart.server.clients.jwks import is_public
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now

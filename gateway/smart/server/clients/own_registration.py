@@ -16,8 +16,8 @@ from typing import Any, TypeGuard, cast
 from gateway.errors import OAuthError
 from gateway.smart.scopes import is_subset
 from gateway.smart.server.attempts import Limit, count, limits_of_registration
-from gateway.smart.server.clients import forget
-from gateway.smart.server.registration import Registration, Rules, judge
+from gateway.smart.server.clients.admin import forget
+from gateway.smart.server.clients.registration import Registration, Rules, judge
 from gateway.smart.server.values import Caller, Clock, Decided, Endpoints, Event, RecordIn, refused
 from gateway.store import oauth as rows
 from gateway.store import registrations

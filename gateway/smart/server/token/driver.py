@@ -11,10 +11,10 @@ from dataclasses import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import Unavailable
-from gateway.smart.server.assertion import ALGORITHMS
-from gateway.smart.server.decide import decide
-from gateway.smart.server.jwks import ClientKeys
+from gateway.smart.server.clients.jwks import ClientKeys
 from gateway.smart.server.requests import Presented, presented
+from gateway.smart.server.token.assertion import ALGORITHMS
+from gateway.smart.server.token.decide import decide
 from gateway.smart.server.values import (
     Caller,
     Clock,

@@ -19,7 +19,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from gateway.errors import ConfigError, Unavailable
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
-from gateway.smart.server.sessions import Visitor, renew_in
+from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now

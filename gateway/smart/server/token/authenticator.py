@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
-from gateway.smart.server.bearer import principal_of, refusal
+from gateway.smart.server.token.bearer import principal_of, refusal
 from gateway.smart.server.values import Clock
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now

@@ -11,8 +11,8 @@ from typing import Any
 
 from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidScopeError, RefreshTokenGrant
-from gateway.smart.server.context import context_members, signed_identity
 from gateway.smart.server.core import AUTH_METHODS, OAuthClient
+from gateway.smart.server.token.context import context_members, signed_identity
 from gateway.smart.server.values import ConsumeCode, Effect, RevokeFamily, RotateRefresh, Snapshot, may_act_on
 from gateway.store.oauth_rows import Account, Code, Grant, RefreshToken
 

@@ -17,9 +17,9 @@ from urllib.parse import quote, urlencode
 
 from gateway.smart.scopes import CONTEXT_SCOPES, clinical, parse_scope, split
 from gateway.smart.server.authlib_core import AccessDeniedError, AuthorizationCodeGrant, InvalidRequestError, InvalidScopeError, OAuth2Error
+from gateway.smart.server.authorization.prompts import Prompting, prompting
 from gateway.smart.server.core import Core, OAuthClient, Request
 from gateway.smart.server.pkce import S256Always
-from gateway.smart.server.prompts import Prompting, prompting
 from gateway.smart.server.requests import given, repeated
 from gateway.smart.server.values import Endpoints, Lifetimes, Pairs
 from gateway.store.oauth_rows import Account, Client, Code, Grant, Launch, digest, new_id, new_secret

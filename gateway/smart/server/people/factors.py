@@ -14,9 +14,9 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.seal import Seals
-from gateway.smart.server import totp
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_factor
-from gateway.smart.server.sessions import Visitor, renew_in
+from gateway.smart.server.people import totp
+from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.smart.server.authorize import Back, Page, Validated, validate
-from gateway.smart.server.authorizer import PUSHED, Authorizations, is_too_long
-from gateway.smart.server.decide import authenticate
-from gateway.smart.server.driver import TokenDriver
+from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
+from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
 from gateway.smart.server.requests import given, presented
+from gateway.smart.server.token.decide import authenticate
+from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.values import (
     CLIENT_REFUSED,
     Caller,

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.smart.scopes import split
-from gateway.smart.server.assertion import ClientAssertion
 from gateway.smart.server.authlib_core import InvalidClientError
 from gateway.smart.server.core import AUTH_METHODS, Core, OAuthClient, Request
 from gateway.smart.server.pkce import S256Always
 from gateway.smart.server.requests import Presented
-from gateway.smart.server.token_grants import BackendGrant, CodeGrant, RefreshGrant
+from gateway.smart.server.token.assertion import ClientAssertion
+from gateway.smart.server.token.token_grants import BackendGrant, CodeGrant, RefreshGrant
 from gateway.smart.server.values import CLIENT_REFUSED, Decided, Effect, IssueTokens, Pairs, RememberJti, RevokeFamily, Snapshot, refused
 from gateway.store.oauth_rows import AccessToken, Client, Grant, RefreshToken, digest, new_id, new_secret
 

@@ -12,11 +12,11 @@ from typing import cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.scopes import split
-from gateway.smart.server.authorize import AuthorizationSnapshot, Consented, Validated
-from gateway.smart.server.consent import granted, remembered, worth_granting
-from gateway.smart.server.sessions import Visitor
+from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Consented, Validated
+from gateway.smart.server.authorization.consent import granted, remembered, worth_granting
+from gateway.smart.server.authorization.whose import patient_in_context
+from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.values import Pairs
-from gateway.smart.server.whose import patient_in_context
 from gateway.store import consents
 from gateway.store.oauth_rows import PushedRequest, RememberedConsent, Transaction, new_id
 

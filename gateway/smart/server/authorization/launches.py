@@ -12,8 +12,8 @@ from urllib.parse import quote, urlencode
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
-from gateway.smart.server.accounts import normalised
-from gateway.smart.server.fhir_context import problem_of_items, problem_of_style, problem_of_text
+from gateway.smart.server.authorization.fhir_context import problem_of_items, problem_of_style, problem_of_text
+from gateway.smart.server.people.accounts import normalised
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, RecordIn, may_act_on
 from gateway.store import oauth as rows
 from gateway.store import people

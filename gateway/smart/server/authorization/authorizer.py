@@ -14,14 +14,14 @@ from typing import cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.smart.server.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
-from gateway.smart.server.consent import Switch, granted, switches, worth_granting
-from gateway.smart.server.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
-from gateway.smart.server.prompts import account_of
+from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
+from gateway.smart.server.authorization.consent import Switch, granted, switches, worth_granting
+from gateway.smart.server.authorization.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
+from gateway.smart.server.authorization.prompts import account_of
+from gateway.smart.server.authorization.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
+from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.requests import given, repeated
-from gateway.smart.server.sessions import Visitor
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, KeySource, Lifetimes, Pairs, RecordIn
-from gateway.smart.server.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
 from gateway.store import consents, people
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now

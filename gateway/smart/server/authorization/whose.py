@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway.smart.server.authorize import Validated
-from gateway.smart.server.sessions import Visitor
+from gateway.smart.server.authorization.authorize import Validated
+from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.values import may_act_on
 from gateway.store.oauth_rows import ListedPatient, Transaction
 

@@ -26,8 +26,8 @@ from gateway.seal import Seals
 from gateway.smart.client.discovery import is_safe
 from gateway.smart.client.http import Http, NoAnswer
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
-from gateway.smart.server.factors import FactorLocked, Over, Passed
-from gateway.smart.server.jwks import ClientKeys, FetchedKeys, FetchJwks
+from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, FetchJwks
+from gateway.smart.server.people.factors import FactorLocked, Over, Passed
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now
