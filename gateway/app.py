@@ -31,20 +31,28 @@ from gateway.web.people import exception_handlers
 
 log = structlog.get_logger("gateway.app")
 
+_HANGS = 30
+"""Seconds without a sign of life after which a serving process is replaced. On a busy machine one needs more than uvicorn's five to start, and
+would be killed over and over before it serves."""
 _GRACE = 20  # seconds for requests under way after SIGTERM; a push waits ten at most
 
 
 @dataclass(frozen=True, slots=True)
 class AppFactory:
-    """Makes the ASGI app within the server's own process and loop. A value, so that it can be handed to other processes."""
+    """Makes the ASGI app within the server's own process and loop. A value, so that it can be handed to other processes.
+
+    `parent`: the process that starts the others where several serve, else 0. Told by the parent itself: a child that asked would hear of another
+    one when its own was killed while it was still importing.
+    """
 
     settings: Settings
+    parent: int = 0
 
     def __call__(self) -> Any:
         """The app."""
         logs.configure(self.settings.log_format)
-        if self.settings.workers > 1:
-            threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        if self.parent:
+            threading.Thread(target=_end_with, args=(self.parent,), daemon=True).start()
         return app(compose.gateway(self.settings), deliver=self.settings.with_worker)
 
 
@@ -122,7 +130,7 @@ def serve(settings: Settings) -> None:
 
 def _config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        AppFactory(settings),  # type: ignore[arg-type]  # a factory: uvicorn calls it in its own loop
+        AppFactory(settings, os.getpid() if settings.workers > 1 else 0),  # type: ignore[arg-type]  # a factory: uvicorn calls it in its own loop
         factory=True,
         loop="uvloop",
         http="httptools",
@@ -134,6 +142,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,  # X-Forwarded-For is judged by api.asgi.client_address alone (ATK-O31)
         workers=settings.workers,
+        timeout_worker_healthcheck=_HANGS,
         timeout_graceful_shutdown=_GRACE,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,

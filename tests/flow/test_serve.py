@@ -158,6 +158,19 @@ def test_several_processes_share_one_address_and_one_cache(tmp_path, hapi_url, r
         assert _gone(children)
 
 
+@pytest.mark.redis
+def test_a_parent_killed_while_its_children_start_leaves_none(tmp_path, hapi_url, redis_url):
+    """A child that was still importing never had that parent; it ends all the same, before the next start finds its port taken."""
+    with serving(tmp_path, f"hapi={hapi_url}", extra=("--workers", "2", "--redis", redis_url), ready=False) as served:
+        deadline = time.monotonic() + 60
+        while len(children := _children(served.process.pid)) < 3:  # two that will serve, and the one that multiprocessing keeps beside them
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        served.process.kill()
+        served.process.wait()
+        assert _gone(children)
+
+
 def test_https_with_its_own_certificate(tmp_path, hapi_url):
     """`--tls-cert` and `--tls-key` serve https; cookies and issuers follow the public address."""
     authority = trustme.CA()
