@@ -20,12 +20,13 @@ _RESULT = frozenset({"_count", "_include", "_revinclude", "_sort", "_total"})
 class Narrowed:
     """`interaction` None: nothing can match, the EHR need not be asked. `exact`: the EHR's own count counts only what may be seen.
 
-    `patients`: whose data is asked for, None for everyone's.
+    `patients`: whose data is asked for, None for everyone's. `pointed`: it names single resources that may be somebody else's.
     """
 
     interaction: Interaction | None
     exact: bool
     patients: frozenset[str] | None
+    pointed: bool = False
 
 
 def narrow(interaction: Interaction, reaches: tuple[Reach, ...], tables: Tables) -> Narrowed:
@@ -33,14 +34,16 @@ def narrow(interaction: Interaction, reaches: tuple[Reach, ...], tables: Tables)
     row = tables.compartment[interaction.type]
     params = tuple(_clamp(param) for param in interaction.params if _known(param, interaction.type, tables))
     patients = None if row.kind == "shared" else _union(reaches)
+    pointed = False
     if patients is not None:
         params, patients = _confine(params, interaction.type, patients, tables)
         if not patients:
             return Narrowed(None, exact=True, patients=patients)
+        pointed = any(_points(param, interaction.type, tables) for param in params)
         params += _bound(row, patients)
     condition, exact = _condition(reaches)
     inside = patients is None or bool(row.narrow)
-    return Narrowed(interaction.with_params(params + condition), exact=exact and inside and row.kind != "owners", patients=patients)
+    return Narrowed(interaction.with_params(params + condition), exact=exact and inside and row.kind != "owners", patients=patients, pointed=pointed)
 
 
 def _union(reaches: tuple[Reach, ...]) -> frozenset[str] | None:
@@ -89,6 +92,12 @@ def _named_patients(resource_type: str, param: Param, tables: Tables) -> frozens
         return None
     ids = [_patient_id(value, param.modifier, known.targets) for value in split_or(param.value)]
     return None if None in ids else frozenset(id_ for id_ in ids if id_ is not None)
+
+
+def _points(param: Param, resource_type: str, tables: Tables) -> bool:
+    """Whether it asks for one resource by its id, its identifier or another one that it refers to. What says whose, is not here any more."""
+    known = tables.search.get(resource_type, {}).get(param.name)
+    return param.name in ("_id", "identifier") or (known is not None and known.type == "reference")
 
 
 def _patient_id(value: str, modifier: str, targets: tuple[str, ...]) -> str | None:

@@ -25,8 +25,12 @@ from gateway.smart.constraint import Constraint, Reach
 MAX_OWNERS = 40
 """How many owners (targets of a Provenance, ...) are looked up for one answer; a resource with more is dropped."""
 
-SILENCE = 0.25
-"""Seconds that a refusal takes where the EHR had to be asked for a resource that may be somebody else's: longer than a read and its first owner."""
+FLOOR = 0.05
+"""Seconds that "nothing there" takes where one resource was asked for within a compartment. The EHR's search is the same one for another person's
+resource and for none, but it remembers the ids that it has: HAPI 8.8 is 0.2 ms quicker to find nothing for one that exists (ATK-F1)."""
+
+OWNERS_FLOOR = 0.25
+"""The same where the resource itself had to be read, and its first owner, before anybody could say whose it is."""
 
 Events = Callable[[str, str, str], None]
 """(request id, kind, text) for the sealed event log."""
@@ -61,21 +65,40 @@ class Reader:
                 await self.read(replace(asked, kind=Kind.READ), self.constraint.match)
                 return await self._by_id(asked, self.constraint.match)
             case Kind.SEARCH:
-                return await self._search(asked.type, narrowed, page)
+                begun = time.monotonic()
+                found = await self._search(asked.type, narrowed, page)
+                if narrowed.pointed and not found.entries:
+                    await _no_sooner(begun + self._floor(asked.type, self.constraint.match))
+                return found
             case other:
                 raise ValueError(other)
 
     async def read(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
-        """The current version of one resource within the reaches, or NotFound.
+        """The current version of one resource within the reaches.
 
-        Where a patient's compartment is the limit it is searched for, not read: then the EHR does the same work for another person's resource,
-        a deleted one and none at all, and neither the answer nor its time tells them apart (ATK-F1).
+        NotFound for another person's, a deleted one and none at all: the same answer and, for who does not reach everyone, in the same time (ATK-F1).
+        """
+        begun = time.monotonic()
+        try:
+            return await self.look(asked, reaches)
+        except NotFound:
+            await _no_sooner(begun + self._floor(asked.type, reaches))
+            raise
+
+    def _floor(self, resource_type: str, reaches: tuple[Reach, ...]) -> float:
+        row = self.tables.compartment[resource_type]
+        if row.kind == "shared" or any(reach.patients is None for reach in reaches):
+            return 0.0
+        return FLOOR if row.kind in ("patient", "record") else OWNERS_FLOOR
+
+    async def look(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
+        """As `read`, but nothing is found as soon as that is known: for where the caller cannot choose the id, or does not see the time.
+
+        Where a patient's compartment is the limit it is searched for, not read, so that the EHR never has another person's resource in hand.
         """
         row = self.tables.compartment[asked.type]
-        if any(reach.patients is None for reach in reaches) or row.kind == "shared":
+        if row.kind not in ("patient", "record") or any(reach.patients is None for reach in reaches):
             return await self._by_id(asked, reaches)
-        if row.kind not in ("patient", "record"):
-            return await self._by_id_in_silence(asked, reaches)
         search = Interaction(Kind.SEARCH, asked.type, params=(Param("_id", "", asked.id),))
         narrowed = narrow.narrow(search, reaches, self.tables)
         if narrowed.interaction is None:
@@ -87,15 +110,6 @@ class Reader:
             if entry.mode == "match" and is_that(entry.resource, asked) and (keep := await self.judge(entry.resource, reaches)):
                 return _instance(entry.raw, entry.resource, keep)
         raise NotFound
-
-    async def _by_id_in_silence(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
-        """For what no search can confine (a Provenance is whose its targets are): every refusal takes as long as the dearest (ATK-F1)."""
-        begun = time.monotonic()
-        try:
-            return await self._by_id(asked, reaches)
-        except NotFound:
-            await asyncio.sleep(max(0.0, begun + SILENCE - time.monotonic()))
-            raise
 
     async def _by_id(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
         reply = await self.send(EhrCall(asked.kind, asked.type, asked.id, asked.version))
@@ -172,7 +186,7 @@ class Reader:
             if not reaches or owner_type not in self.tables.compartment or self.tables.compartment[owner_type].kind == "owners":
                 return None
             try:
-                found = await self.read(Interaction(Kind.READ, owner_type, owner_id), reaches)
+                found = await self.look(Interaction(Kind.READ, owner_type, owner_id), reaches)
             except NotFound:
                 return None
             patients |= set(found.patients)
@@ -186,6 +200,10 @@ class Reader:
         """The EHR gave what was not asked for: noted, and a fault to the caller (FAULT-U26)."""
         self.events(self.context.request_id, "ehr-lied", reason)
         return UpstreamFault(reason=reason, code="processing")
+
+
+async def _no_sooner(moment: float) -> None:
+    await asyncio.sleep(max(0.0, moment - time.monotonic()))
 
 
 def is_that(resource: Any, asked: Interaction) -> bool:

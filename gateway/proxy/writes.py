@@ -127,7 +127,7 @@ class Writer:
 
     async def _mine(self, asked: Interaction) -> Written | None:
         try:
-            stored = await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
+            stored = await self.reader.look(replace(asked, kind=Kind.READ), self.reader.constraint.match)
         except NotFound:
             return None
         return self._as_written(200, asked, stored)

@@ -78,6 +78,25 @@ def test_granular_conditions_go_to_the_ehr_where_one_search_can_say_them():
     assert render(narrow(search("Observation"), (lab, Reach(p)), tables()).interaction.params) == "patient=Patient/A"
 
 
+@pytest.mark.parametrize(
+    ("query", "pointed"),
+    [
+        ("_id=x", True),
+        ("identifier=urn:x|1", True),
+        ("encounter=x", True),
+        ("performer=Patient/B", True),
+        ("patient=A", False),
+        ("category=laboratory", False),
+    ],
+)
+def test_whoever_names_one_resource_is_known(query, pointed):
+    """An empty answer to such a search takes the floor (ATK-F1); one that only says whose data, or of which kind, names nobody's."""
+    name, _, value = query.partition("=")
+    search = Interaction(Kind.SEARCH, "Observation", params=(Param(name, "", value),))
+    assert narrow(search, (Reach(frozenset({"A"})),), tables()).pointed is pointed
+    assert not narrow(search, (Reach(None),), tables()).pointed
+
+
 def test_a_count_is_exact_only_when_the_ehr_counts_what_may_be_seen():
     """Totals count only A's (ATK-F2); Provenance is judged by its targets, which no search says."""
     assert narrow(search("Observation"), A, tables()).exact
