@@ -6,21 +6,18 @@ import asyncio
 import json
 import ssl
 import sys
-import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import click
 import httpx
-from joserfc import jwk, jwt
-from joserfc.errors import JoseError
 
 from gateway import compose
 from gateway.cli import client_care, options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
+from gateway.smart.client.assertion import KeyUnusable, SigningKey, form, read_key
 from gateway.smart.server.clients.admin import version_of
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
@@ -212,7 +209,7 @@ def token(
     if not scope:
         raise ConfigError(f"{client_id} is not registered in this store", where="--client", fix="name that store, or say --scope and --ehr")
     endpoint = Endpoints(loaded.settings.public_url, name).token
-    answer = _ask(endpoint, assertion(client_id, _private_key(key, kid), endpoint), scope, ca)
+    answer = _ask(endpoint, form(client_id, _signing_key(key, kid), endpoint), scope, ca)
     if json_:
         output.show_json(answer)
     else:
@@ -231,53 +228,19 @@ def _counts_at_one(client: Client) -> bool:
     return len(client.ehrs) == 1 and client.ehrs != ("*",)
 
 
-def assertion(client_id: str, key: jwk.RSAKey | jwk.ECKey, audience: str) -> str:
-    """The signed assertion of SMART Backend Services: RS384 or ES384, for one minute, used once."""
-    algorithm = "RS384" if isinstance(key, jwk.RSAKey) else "ES384"
-    claims = {"iss": client_id, "sub": client_id, "aud": audience, "exp": int(time.time()) + 60, "jti": uuid.uuid4().hex}
-    return jwt.encode({"alg": algorithm, "kid": key.kid or "", "typ": "JWT"}, claims, key, algorithms=[algorithm])
-
-
-def _private_key(path: Path, kid: str) -> jwk.RSAKey | jwk.ECKey:
-    wrong = ConfigError(f"{path} holds no private RSA or P-384 key", where="--key", fix="name a private JWK, a JWK Set with one, or a PEM file")
+def _signing_key(path: Path, kid: str) -> SigningKey:
     try:
-        text = path.read_text("utf-8")
-        found = _of_jwk(json.loads(text), kid) if text.lstrip().startswith("{") else _of_pem(text, kid)
-    except (JoseError, OSError, ValueError, TypeError, KeyError) as error:  # a file that is no text is a ValueError too
-        raise wrong from error
-    if found is None or not found.is_private:
-        raise wrong
-    return found
+        return read_key(path, kid)
+    except KeyUnusable as error:
+        fix = "name a private JWK, a JWK Set with one, or a PEM file, and its --kid where the file does not say it"
+        raise ConfigError(f"{path} cannot be signed with: {error}", where="--key", fix=fix) from error
 
 
-def _of_jwk(document: Mapping[str, Any], kid: str) -> jwk.RSAKey | jwk.ECKey | None:
-    keys = cast("list[dict[str, Any]]", document.get("keys", [document]))
-    private = [key for key in keys if "d" in key and (not kid or key.get("kid", kid) == kid)]
-    if not private:
-        return None
-    chosen = dict(private[0]) | ({"kid": kid} if kid else {})
-    return jwk.RSAKey.import_key(chosen) if chosen.get("kty") == "RSA" else jwk.ECKey.import_key(chosen)
-
-
-def _of_pem(text: str, kid: str) -> jwk.RSAKey | jwk.ECKey:
-    if not kid:
-        raise ConfigError("A PEM file does not say the key's id", where="--key", fix="add --kid with the kid of the registered key")
-    try:
-        return jwk.RSAKey.import_key(text, {"kid": kid})
-    except (JoseError, ValueError):
-        return jwk.ECKey.import_key(text, {"kid": kid})
-
-
-def _ask(endpoint: str, signed: str, scope: str, ca: Path | None) -> Mapping[str, Any]:
-    form = {
-        "grant_type": "client_credentials",
-        "scope": scope,
-        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-        "client_assertion": signed,
-    }
+def _ask(endpoint: str, signed: Mapping[str, str], scope: str, ca: Path | None) -> Mapping[str, Any]:
+    asked = {"grant_type": "client_credentials", "scope": scope, **signed}
     try:
         with httpx.Client(trust_env=False, verify=ssl.create_default_context(cafile=str(ca) if ca else None), timeout=15) as http:
-            answer = http.post(endpoint, data=form)
+            answer = http.post(endpoint, data=asked)
             found = cast("dict[str, Any]", answer.json())
     except httpx.HTTPError as error:
         raise ConfigError(

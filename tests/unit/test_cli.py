@@ -9,11 +9,10 @@ from collections.abc import Iterator
 import click
 import pytest
 from click.testing import CliRunner
-from joserfc import jwk, jwt
+from joserfc import jwk
 
 from gateway import compose
 from gateway.cli import COMMANDS, main
-from gateway.cli.client import assertion
 from gateway.config import load
 from gateway.smart.server.values import Caller
 
@@ -348,13 +347,15 @@ def test_doctor_fails_for_an_ehr_that_is_not_there(run):
 
 
 @pytest.mark.parametrize(
-    "key", [jwk.ECKey.generate_key("P-384", {"kid": "k1"}), jwk.RSAKey.generate_key(2048, {"kid": "k1"})], ids=["ES384", "RS384"]
+    ("content", "says"),
+    [("no key", "holds no private"), ('{"kty": "oct", "k": "AAAA"}', "holds no private"), (None, "does not say the key's id")],
+    ids=["text", "shared", "pem-without-kid"],
 )
-def test_the_assertion_is_that_of_backend_services(key):
-    """The client is iss and sub, aud the token endpoint, at most five minutes, a jti; RS384 or ES384."""
-    signed = assertion("lab", key, "https://gw.example/auth/hapi/token")
-    token = jwt.decode(signed, key, algorithms=["ES384", "RS384"])
-    assert token.header["kid"] == "k1"
-    assert token.claims["iss"] == token.claims["sub"] == "lab"
-    assert token.claims["aud"] == "https://gw.example/auth/hapi/token"
-    assert len(token.claims["jti"]) == 32
+def test_a_key_that_cannot_sign_is_one_line(run, tmp_path, content, says):
+    """What is wrong with the file and what to do; nothing of what is in it."""
+    file = tmp_path / "key"
+    file.write_text(content or jwk.ECKey.generate_key("P-384").as_pem(private=True).decode())
+    done = run("client", "token", "--client", "lab", "--key", str(file), "--scope", "system/*.rs", "--ehr", "hapi=http://127.0.0.1:9/fhir", code=2)
+    assert says in done.stderr
+    assert "--kid" in done.stderr
+    assert done.stderr.count("\n") == 1
