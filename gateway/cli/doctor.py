@@ -108,6 +108,8 @@ def checks(settings: Settings) -> Iterator[Callable[[], Finding]]:
         yield lambda: warning("writes", "scopes alone decide what a token may write", 'that is for sandboxes: writes = "table"')
     if settings.registration == "open" and not is_loopback(urlsplit(settings.public_url).hostname or ""):
         yield lambda: registration(settings)
+    if settings.launcher_enabled and not is_loopback(urlsplit(settings.public_url).hostname or ""):
+        yield lambda: launcher(settings)
 
 
 def public_url(settings: Settings) -> Finding:
@@ -123,6 +125,13 @@ def registration(settings: Settings) -> Finding:
     if settings.registration_review:
         return ok("registration", "open: what registers itself waits for gateway client approve")
     return warning("registration", "anybody may register an app, and nobody looks at it", 'that is for sandboxes: registration = "token"')
+
+
+def launcher(settings: Settings) -> Finding:
+    """It starts apps for anybody who finds it, and signs developers in without their passwords."""
+    users = len(settings.launcher_users)
+    found = f"the launcher is on at {settings.public_url}, and signs browsers in as {users} account(s) without a password"
+    return warning("launcher", found, "that is for sandboxes: leave [launcher] out where there are patients")
 
 
 def data_folder(settings: Settings) -> Finding:

@@ -18,6 +18,8 @@ from gateway.errors import ConfigError
 EHR_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_FILE = "gateway.toml"
 _SIGN_IN = "sign_in."
+_TABLES = ("brand", "launcher")
+"""Tables of the gateway's own settings: [brand] name is brand_name."""
 # Kubernetes and Docker links put these into every container beside a service called "gateway"; they are no settings of ours.
 _FOREIGN = re.compile(r"GATEWAY_(PORT.*|SERVICE_(HOST|PORT).*|NAME|TEST_.*|KILL_.*|CONFIG|PYTHON|BENCH_.*)")
 
@@ -153,9 +155,9 @@ def _from_file(path: Path) -> Iterator[_Found]:
         return Place(f"{path.name}:{_line_of(text, table, key)}", path.parent)
 
     for key, value in document.items():
-        if key == "brand" and isinstance(value, dict):  # [brand] name is brand_name
+        if key in _TABLES and isinstance(value, dict):
             for inner, one in cast("dict[str, Any]", value).items():
-                yield _Found("", f"brand_{inner}", one, place("brand", inner))
+                yield _Found("", f"{key}_{inner}", one, place(key, inner))
             continue
         if key not in ("ehr", "sign_in"):
             yield _Found("", key, value, place("", key))
@@ -325,6 +327,9 @@ def _check_together(settings: Settings, sources: Mapping[str, str]) -> None:
     for name in ("brand_name", "brand_website"):
         if said and not getattr(settings, name):
             raise ConfigError(f"[brand] has no {name.removeprefix('brand_')}", where=sources[said[0]], fix=f"write {name.removeprefix('brand_')} too")
+    if settings.launcher_users and not settings.launcher_enabled:
+        where = sources.get("launcher_users", "launcher_users")
+        raise ConfigError("[launcher] users has no effect", where=where, fix="write enabled = true there as well, or leave users out")
     if settings.key and settings.key_file:
         raise ConfigError("the key is given twice", where=sources.get("key", "key"), fix="leave out key_file or GATEWAY_KEY")
     _check_notify(settings, sources)

@@ -191,6 +191,12 @@ class Settings:
     brand_portal_logo: str = _setting("", "[brand] portal_logo: the portal's own.", parse.page)
     brand_developers: str = _setting("", "[brand] developers: where developers read how to get access. Without it, the website.", parse.page)
     brand_bundle: str = _setting("", "[brand] bundle: where the brands are published elsewhere; discovery names that instead of /brands.", parse.page)
+    launcher_enabled: bool = _setting(
+        default=False, help_="[launcher] enabled: pages on which developers try apps and simulate errors. Not for production.", check=parse.boolean
+    )
+    launcher_users: tuple[str, ...] = _setting(
+        (), "[launcher] users: developers' accounts, as which it may sign a browser in without their password.", parse.texts
+    )
     log_format: str = _setting("text", "Logs on stderr: text for people, json for machines.", parse.one_of("text", "json"))
     ehrs: tuple[EhrSettings, ...] = ()
     sign_in: tuple[SignInSettings, ...] = ()

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from gateway.smart.server.people.sessions import SessionOver, Sessions, Visitor
+from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW
 from gateway.store.oauth_rows import Account, ListedPatient, digest
 from gateway.web.pages import Pages
 
@@ -59,6 +60,7 @@ class People:
         # The prefix makes browsers refuse a cookie that another host or plain http tries to plant (RFC 6265bis section 4.1.3).
         prefix = "__Host-" if self._secure else ""
         self.session_cookie, self.browser_cookie = f"{prefix}gw_session", f"{prefix}gw_browser"
+        self.trial_cookie = f"{prefix}{COOKIE}"
 
     async def current(self, request: Request) -> Person | None:
         """The person, or None."""
@@ -98,6 +100,18 @@ class People:
     def keep_browser(self, response: Response, secret: str) -> None:
         """Hand the browser a secret of its own: what it begins here, only it goes on with."""
         self._set(response, self.browser_cookie, secret)
+
+    def trial_id(self, request: Request) -> str:
+        """The trial of the launcher that this browser is in, or ""."""
+        return _cookie(request, self.trial_cookie)
+
+    def keep_trial(self, response: Response, trial_id: str) -> None:
+        """This browser is in a standalone trial: for its app alone, and for a few minutes.
+
+        Only of one that this very request began: whoever knows the id sees what the app does.
+        """
+        life = STANDALONE_WINDOW
+        response.set_cookie(self.trial_cookie, trial_id, max_age=life, path="/", secure=self._secure, httponly=True, samesite="lax")
 
     def forget_session(self, response: Response) -> None:
         """Take the session cookie back."""
