@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from gateway.adapters import ehr as adapters
 from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
 from gateway.api import brands as api_brands
-from gateway.api import health, oauth, registration
+from gateway.api import health, oauth, registration, upstream_keys
 from gateway.api import launches as api_launches
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
@@ -49,7 +50,7 @@ from gateway.proxy.access_log import AccessLog
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.pipeline import Parts, Pipeline
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
-from gateway.smart.client.assertion import KeyUnusable
+from gateway.smart.client.assertion import KeyUnusable, public_keys
 from gateway.smart.client.backend import Backend, BackendClient
 from gateway.smart.client.connections import Connections
 from gateway.smart.client.http import Http
@@ -313,6 +314,7 @@ def gateway(settings: Settings) -> Gateway:
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
         registration.router(own_registrations(found), oauth_edge),
         api_launches.router(authenticator, launches(found), oauth_edge),
+        upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
@@ -458,6 +460,14 @@ def _key_unusable(ehr: EhrSettings, error: KeyUnusable) -> ConfigError:
         where=f"ehr.{ehr.name}.key_file",
         fix="name a private JWK, JWK Set or PEM file (RSA of 2048 bits or more, or P-384), and set kid where it says none",
     )
+
+
+def _public_keys(ehr: EhrSettings) -> tuple[Mapping[str, Any], ...]:
+    """Read anew each time, as what signs is: a key that was added is seen before it is used."""
+    try:
+        return public_keys(ehr.key_file or Path(), ehr.kid)
+    except KeyUnusable as error:
+        raise Unavailable(reason="key-unusable") from error
 
 
 def _persons(found: State, ehr: EhrSettings) -> PersonTokens:

@@ -15,7 +15,8 @@ from joserfc import jwk
 from gateway import compose
 from gateway.config import EhrSettings, Settings
 from gateway.errors import ConfigError
-from gateway.smart.client.assertion import KeyUnusable, read_key
+from gateway.smart.client.assertion import KeyUnusable
+from gateway.smart.client.assertion import public_keys as published
 from gateway.smart.client.discovery import Configuration
 from gateway.smart.client.fit import misfits, misfits_of_app, narrower
 from gateway.smart.client.values import Failure, Granted
@@ -136,7 +137,7 @@ def public_keys(path: Path, kid: str) -> dict[str, Any]:
     if not path.exists():
         _make(path, kid or f"gateway-{secrets.token_hex(4)}")
     try:
-        return {"keys": [read_key(path, kid).public]}
+        return {"keys": list(published(path, kid))}
     except KeyUnusable as error:
         raise ConfigError(
             f"{path} cannot be used: {error}", where="FILE", fix="name a private JWK or PEM file (with --kid), or one to be made"

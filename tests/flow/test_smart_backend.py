@@ -372,3 +372,26 @@ async def test_a_client_that_the_inner_gateway_does_not_know(inner, tmp_path):
         await at.gateway.state.audit.load()
         records = await at.gateway.state.audit.search(limit=1)
         assert records[0].reason == "ehr-token-refused"
+
+
+async def test_an_ehr_fetches_the_gateways_keys(inner, tmp_path):
+    """What signs is published before it signs: a second key behind the first is seen at once, in front of it it signs; never a private part."""
+    new = jwk.ECKey.generate_key("P-384", {"kid": "k2"}, private=True)
+    async with outer(inner, tmp_path) as at:
+        address = f"{at.base.partition('/fhir/')[0]}/auth/st/upstream/jwks"
+
+        async def published() -> list[str]:
+            answer = await at.http.get(address)
+            assert answer.headers["cache-control"] == "public, max-age=300"
+            keys = answer.json()["keys"]
+            assert not {"d", "p", "q", "k"} & {member for key in keys for member in key}
+            return [key["kid"] for key in keys]
+
+        both = [KEY.as_dict(private=True), new.as_dict(private=True)]
+        assert await published() == ["k1"]
+        (tmp_path / "key.json").write_text(json.dumps({"keys": both}))
+        assert await published() == ["k1", "k2"]
+        assert (await at.fhir(await patient(at), "GET", "Patient/a")).status_code == 200
+        (tmp_path / "key.json").write_text("broken")
+        assert (await at.http.get(address)).status_code == 503
+        assert (await at.http.get(address.replace("/st/", "/other/"))).status_code == 404

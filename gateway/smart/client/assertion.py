@@ -53,15 +53,28 @@ def form(client_id: str, key: SigningKey, audience: str, *, skew: float = 0.0) -
 
 
 def read_key(path: Path, kid: str = "") -> SigningKey:
-    """The private key in a file: a JWK, a JWK Set with one, or PEM. `kid` is its id, or which of several. Raises KeyUnusable."""
+    """The private key that signs: the one in the file (JWK or PEM), or the first of a set. `kid`: its id, or which one. Raises KeyUnusable."""
+    keys = [key for key in _private(path) if not kid or (key.kid or kid) == kid]
+    if not keys:
+        raise KeyUnusable("it holds no private RSA or P-384 key of that kid")
+    return _checked(keys[0], kid or keys[0].kid or "")
+
+
+def public_keys(path: Path, kid: str = "") -> tuple[Mapping[str, Any], ...]:
+    """The public halves of all keys in a file. `kid`: the id of one that says none. Raises KeyUnusable."""
+    return tuple(_checked(key, key.kid or kid).public for key in _private(path))
+
+
+def _private(path: Path) -> list[jwk.RSAKey | jwk.ECKey]:
     try:
         text = path.read_text("utf-8")
-        key = _of_jwk(json.loads(text), kid) if text.lstrip().startswith("{") else _of_pem(text)
+        found = _of_jwk(json.loads(text)) if text.lstrip().startswith("{") else [_of_pem(text)]
     except (JoseError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # a file that is no text is a ValueError too
         raise KeyUnusable("it holds no private RSA or P-384 key") from error
-    if key is None or not key.is_private:
-        raise KeyUnusable("it holds no private RSA or P-384 key" + (" of that kid" if kid else ""))
-    return _checked(key, kid or key.kid or "")
+    keys = [key for key in found if key.is_private]
+    if not keys:
+        raise KeyUnusable("it holds no private RSA or P-384 key")
+    return keys
 
 
 def _checked(key: jwk.RSAKey | jwk.ECKey, kid: str) -> SigningKey:
@@ -76,12 +89,9 @@ def _checked(key: jwk.RSAKey | jwk.ECKey, kid: str) -> SigningKey:
     return SigningKey(key, kid, "RS384")
 
 
-def _of_jwk(document: Mapping[str, Any], kid: str) -> jwk.RSAKey | jwk.ECKey | None:
+def _of_jwk(document: Mapping[str, Any]) -> list[jwk.RSAKey | jwk.ECKey]:
     keys = cast("list[dict[str, Any]]", document.get("keys", [document]))
-    private = [key for key in keys if "d" in key and (not kid or key.get("kid", kid) == kid)]
-    if not private:
-        return None
-    return jwk.RSAKey.import_key(private[0]) if private[0].get("kty") == "RSA" else jwk.ECKey.import_key(private[0])
+    return [jwk.RSAKey.import_key(key) if key.get("kty") == "RSA" else jwk.ECKey.import_key(key) for key in keys if "d" in key]
 
 
 def _of_pem(text: str) -> jwk.RSAKey | jwk.ECKey:
