@@ -18,7 +18,7 @@ from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.store import oauth as rows
-from gateway.store import schema, turns, upstream
+from gateway.store import schema, trials, turns, upstream
 from gateway.store.base import Database, now
 
 log = structlog.get_logger("gateway.worker")
@@ -92,6 +92,7 @@ async def _prune(database: Database) -> None:
                 await rows.prune(connection, now=moment, kept_until=moment - _KEPT, idle_since=moment - _IDLE)
                 await turns.prune(connection, moment=moment)
                 await upstream.prune(connection, moment=moment)
+                await trials.prune(connection, moment=moment)
         except (Unavailable, SQLAlchemyError):
             log.warning("prune-failed")
         await asyncio.sleep(_PRUNE)

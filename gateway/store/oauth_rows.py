@@ -136,6 +136,7 @@ class Transaction:
     session_hash: str = ""  # set at sign-in: from then on only that session goes on
     account_id: str = ""
     patient: str = ""
+    trial: str = ""  # the label of the launcher's trial that it belongs to, or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +153,7 @@ class Launch:
     state: str  # open | used
     expires_at: datetime
     extra: Mapping[str, Any] | None = None
+    trial: str = ""  # as of a Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ class Grant:
     revoked_reason: str = ""
     extra: Mapping[str, Any] | None = None  # further members of the launch context
     online_until: datetime | None = None  # with online_access: the end of the sign-in that it was granted in
+    trial: str = ""  # as of a Transaction
 
 
 @dataclass(frozen=True, slots=True)

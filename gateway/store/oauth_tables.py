@@ -109,6 +109,7 @@ transaction = Table(
     Column("session_hash", _HASH, nullable=False, default=""),
     Column("account_id", String(32), nullable=False, default=""),
     Column("patient", String(64), nullable=False, default=""),
+    Column("trial", _HASH, nullable=False, default="", server_default=""),
 )
 
 launch = Table(
@@ -124,6 +125,7 @@ launch = Table(
     Column("state", String(8), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False, index=True),
     Column("extra", JSON(none_as_null=True)),
+    Column("trial", _HASH, nullable=False, default="", server_default=""),
 )
 
 # Authorization requests that apps pushed ahead of the browser (RFC 9126). A row is there until its one use.
@@ -172,6 +174,7 @@ grant = Table(
     Column("revoked_reason", String(64), nullable=False, default=""),  # for who looks into the store: nothing here reads it
     Column("extra", JSON(none_as_null=True)),
     Column("online_until", UtcDateTime),
+    Column("trial", _HASH, nullable=False, default="", server_default=""),
 )
 
 code = Table(

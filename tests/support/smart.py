@@ -49,7 +49,7 @@ from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
-from gateway.store import oauth_tables, people_tables
+from gateway.store import oauth_tables, people_tables, trial_tables
 from gateway.store.base import Database, metadata, now
 from gateway.store.oauth_rows import AccessToken, Account, Grant, ListedPatient, SigningKey, digest, new_id, new_secret
 from gateway.web import apps, authorize, forgotten, security, signin
@@ -248,7 +248,7 @@ def _signing_key() -> bytes:
 
 
 def _tables() -> list[str]:
-    modules = [*vars(oauth_tables).values(), *vars(people_tables).values()]
+    modules = [*vars(oauth_tables).values(), *vars(people_tables).values(), *vars(trial_tables).values()]
     found = [value.name for value in modules if hasattr(value, "primary_key") and hasattr(value, "metadata")]
     return [name for name in metadata.tables if name in found]
 
