@@ -25,6 +25,7 @@ from gateway import compose, logs, worker
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import ConfigError, FhirError, Unavailable
+from gateway.http_heads import BoundedHeads
 from gateway.sockets import listening
 from gateway.web.pages import Pages
 from gateway.web.people import exception_handlers
@@ -133,7 +134,7 @@ def _config(settings: Settings) -> uvicorn.Config:
         AppFactory(settings, os.getpid() if settings.workers > 1 else 0),  # type: ignore[arg-type]  # a factory: uvicorn calls it in its own loop
         factory=True,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHeads,
         ws="none",
         lifespan="on",
         interface="asgi3",

@@ -16,10 +16,10 @@ from gateway.sockets import listening
 
 
 @contextmanager
-def served(app: Any, *, listener: socket.socket | None = None, lifespan: str = "off") -> Iterator[str]:
-    """Serve it until the end of the block; gives its URL."""
+def served(app: Any, *, listener: socket.socket | None = None, lifespan: str = "off", **more: Any) -> Iterator[str]:
+    """Serve it until the end of the block; gives its URL. `more` is uvicorn's."""
     listener = listener or listening("127.0.0.1")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan=lifespan))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan=lifespan, **more))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
     thread.start()
     deadline = time.monotonic() + 30
