@@ -51,6 +51,14 @@ def told(connection: socket.socket) -> bytes:
     return found
 
 
+def is_refused(connection: socket.socket) -> bool:
+    """Closed with 431. What was not read any more may cost the answer (TCP resets), but never the closing."""
+    try:
+        return told(connection).startswith(b"HTTP/1.1 431 ")
+    except ConnectionResetError:
+        return True
+
+
 def test_a_slow_head_is_closed_however_often_a_byte_comes(url):
     """A byte every tenth of a second keeps nothing open."""
     sent = 0
@@ -92,10 +100,10 @@ def test_a_large_head_is_431(url, pieces):
                 connection.sendall(head[begin : begin + size])
             except (BrokenPipeError, ConnectionResetError):
                 break
-        assert told(connection).startswith(b"HTTP/1.1 431 ")
+        assert is_refused(connection)
     with connected(url) as connection:
         connection.sendall(GET + b"X: " + b"x" * (BYTES + 1))
-        assert told(connection).startswith(b"HTTP/1.1 431 ")
+        assert is_refused(connection)
 
 
 @pytest.mark.parametrize("lines", [b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 3\r\nContent-Length: 4\r\n"])
