@@ -308,6 +308,7 @@ def gateway(settings: Settings) -> Gateway:
 
     published = _brands(settings)
     oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, audit.append, settings.trusted_proxies)
+    connections = _connections(found, persons)
     web_edge = WebEdge(pages, people, names, address)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
@@ -319,9 +320,9 @@ def gateway(settings: Settings) -> Gateway:
         signin.router(web_edge, doors, authorizations),
         forgotten.router(web_edge, doors.verification),
         security.router(web_edge, doors),
-        authorize.router(web_edge, authorizations, Faces(pipeline)),
+        authorize.router(web_edge, authorizations, Faces(pipeline), connections),
         apps.router(web_edge, grants),
-        upstream.router(web_edge, _connections(found, persons), {one.name: one.title for one in settings.ehrs}),
+        upstream.router(web_edge, connections, {one.name: one.title for one in settings.ehrs}),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
     edge = Edge(

@@ -44,9 +44,19 @@ class KnowsFaces(Protocol):
         ...
 
 
-def router(edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, lifetimes: Lifetimes = _LIFETIMES) -> APIRouter:
+class KnowsAccess(Protocol):
+    """smart.client.connections.Connections: at an EHR that gives a record only to whom the person let in there."""
+
+    async def has(self, account: Account) -> bool:
+        """Whether the gateway has her access."""
+        ...
+
+
+def router(
+    edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, upstreams: Mapping[str, KnowsAccess], lifetimes: Lifetimes = _LIFETIMES
+) -> APIRouter:
     """Routes /auth/{ehr}/{authorize,patient,consent,cancel}. `lifetimes`: as the consent page tells them."""
-    pages = _Authorize(edge, authorizations, faces, lifetimes)
+    pages = _Authorize(edge, authorizations, faces, upstreams, lifetimes)
     return edge.routes(
         {
             "/auth/{ehr}/authorize": {"GET": pages.authorize, "POST": pages.authorize},
@@ -60,8 +70,11 @@ def router(edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, lif
 class _Authorize:
     """One method for each page and each form."""
 
-    def __init__(self, edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, lifetimes: Lifetimes) -> None:
+    def __init__(
+        self, edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, upstreams: Mapping[str, KnowsAccess], lifetimes: Lifetimes
+    ) -> None:
         self._edge, self._authorizations, self._faces, self._lifetimes = edge, authorizations, faces, lifetimes
+        self._upstreams = upstreams
 
     async def authorize(self, request: Request) -> Response:
         """The app sends a browser, by GET or by POST (HL7@48, 49)."""
@@ -72,7 +85,8 @@ class _Authorize:
         ehr = request.path_params["ehr"]
         person = await people.current(request)
         visitor, caller = person.visitor if person else None, self._edge.caller(request)
-        begun = await self._authorizations.begin(ehr, pairs, browser=browser, visitor=visitor, caller=caller)
+        trial_id = people.trial_id(request)
+        begun = await self._authorizations.begin(ehr, pairs, browser=browser, visitor=visitor, caller=caller, trial_id=trial_id)
         if not isinstance(begun, Begun):
             return ended(self._edge, begun)
         response = see(step_path(ehr, "consent", begun.handle))
@@ -97,7 +111,11 @@ class _Authorize:
         """What the app asks for, one switch for each scope."""
         at, asked = await self._at_page(request)
         step = await self._authorizations.step(at)
-        return await self._consent(request, asked, step, at.visitor) if isinstance(step, Ask) and at.visitor else go(self._edge, step, asked)
+        if not isinstance(step, Ask) or not at.visitor:
+            return go(self._edge, step, asked)
+        if await self._must_connect(request, asked.ehr, step, at.visitor):
+            return see(step_path(asked.ehr, "upstream", asked.handle))
+        return await self._consent(request, asked, step, at.visitor)
 
     async def consent(self, request: Request) -> Response:
         """The decision."""
@@ -115,6 +133,13 @@ class _Authorize:
         check(csrf_of(browser) if browser else "", form.one)
         at = await step_at(self._edge, request, request.path_params["ehr"], form.one.get("transaction", ""))
         return ended(self._edge, await self._authorizations.cancel(at))
+
+    async def _must_connect(self, request: Request, ehr: str, step: Ask, visitor: Visitor) -> bool:
+        """An app that she lets in would get nothing while the EHR gives the gateway nothing; she may go on all the same."""
+        anyway = "anyway" in given(parse_form(request.scope["query_string"]) or ())
+        if anyway or ehr not in self._upstreams or not any(one.clinical for one in step.switches):
+            return False
+        return not await self._upstreams[ehr].has(visitor.account)
 
     async def _at_page(self, request: Request) -> tuple[At, Destination]:
         handle = given(parse_form(request.scope["query_string"]) or ()).get("transaction", "")
@@ -184,6 +209,7 @@ class _Authorize:
             until=day_words(step.at + timedelta(seconds=lifetimes.refresh)),
             may_remember=step.may_remember,
             remembered_until=day_words(step.at + timedelta(seconds=lifetimes.consent)),
+            watched=step.watched,
         )
 
 

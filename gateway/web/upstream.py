@@ -14,6 +14,7 @@ from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import HOME, Person
 from gateway.web.sent import sent_form
+from gateway.web.steps import step_path
 
 
 def router(edge: WebEdge, connections: Mapping[str, Connections], titles: Mapping[str, str]) -> APIRouter:
@@ -53,14 +54,17 @@ class _Upstream:
         since = f"{found.created_at.day} {found.created_at:%B %Y}" if found and found.ended_at is None else ""
         shown = _Shown(since, ended=bool(found and found.ended_at))
         said = request.scope["query_string"].decode("latin-1")
-        return self._edge.pages.render("upstream.html", person=person, ehr=here.ehr, title=self._titles[here.ehr], access=shown, said=said)
+        waiting = _waiting(request)
+        return self._edge.pages.render(
+            "upstream.html", person=person, ehr=here.ehr, title=self._titles[here.ehr], access=shown, said=said, waiting=waiting
+        )
 
     async def connect(self, request: Request) -> Response:
         """To the EHR. A link and not a form: browsers would hold back a form's redirects to whatever sign-in the EHR has."""
         here = self._here(request)
         if here is None:
             return self._absent()
-        return await self._begun(here, await self._edge.people.require(request))
+        return await self._begun(here, await self._edge.people.require(request), then=_waiting(request))
 
     async def launch(self, request: Request) -> Response:
         """The EHR opens the gateway as its app (SMART "EHR launch"): only this EHR, and its launch goes on as it came (A18.84)."""
@@ -84,7 +88,7 @@ class _Upstream:
         found = await here.finish(person.account, person.session_hash, answer, self._edge.caller(request))
         if isinstance(found, Refused):
             return self._edge.refused(Page(found.reason, 502 if found.reason.startswith("ehr-") else 403))
-        return see(f"/auth/{here.ehr}/upstream?connected")
+        return see(step_path(here.ehr, "consent", found.then) if found.then else f"/auth/{here.ehr}/upstream?connected")
 
     async def disconnect(self, request: Request) -> Response:
         """Take it back."""
@@ -97,11 +101,11 @@ class _Upstream:
         ended = await here.disconnect(person.account, self._edge.caller(request))
         return see(f"/auth/{here.ehr}/upstream" + ("?ended" if ended else ""))
 
-    async def _begun(self, here: Connections, person: Person, *, launch: str = "") -> Response:
+    async def _begun(self, here: Connections, person: Person, *, launch: str = "", then: str = "") -> Response:
         if person.account.ehr != here.ehr:  # an account is for one EHR
             return see(HOME)
         try:
-            return see(await here.begin(person.account, person.session_hash, launch=launch))
+            return see(await here.begin(person.account, person.session_hash, launch=launch, then=then))
         except UpstreamFault as error:
             return self._edge.refused(Page(error.reason, error.status))
 
@@ -111,3 +115,8 @@ class _Upstream:
     def _absent(self) -> Response:
         """An EHR where the gateway has its own credential."""
         return self._edge.refused(Page("ehr-unknown", 404))
+
+
+def _waiting(request: Request) -> str:
+    """The authorization of an app that waits until she is connected, "" when none does."""
+    return given(parse_form(request.scope["query_string"]) or ()).get("transaction", "")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -289,6 +291,24 @@ async def test_a_token_that_gets_old_is_renewed_beside_the_requests(inner, tmp_p
             await asyncio.sleep(0.05)
         assert row is not None
         assert row.version == 2
+
+
+async def test_an_app_that_she_lets_in_leads_her_to_connect_first(inner, tmp_path):
+    """Else the app would have her consent and get nothing. She comes back to the same question; or says not now, and is asked it at once."""
+    async with scene(inner, tmp_path) as at:
+        await at.token()  # the app is registered
+        asked = smart.asking("an-app", "launch/patient patient/*.rs", redirect_uri="https://app.test/cb", aud=at.at.base)
+        await at.browser.authorize(asked, ehr="st")
+        page = await at.browser.sign_in("ann-outside")
+        assert str(page.url).startswith(f"{PUBLIC_URL}/auth/st/upstream?transaction=")
+        connect, later = re.findall(r'href="(/auth/st/(?:upstream/connect|consent)[^"]+)"', page.text)
+        assert 'name="decision"' in (await at.browser.get(html.unescape(later))).text
+        page = await at.back(await at.allowed(path=html.unescape(connect)))
+        assert str(page.url).startswith(f"{PUBLIC_URL}/auth/st/consent?transaction=")
+        await at.browser.allow(ehr="st")
+        assert at.browser.left_to.startswith("https://app.test/cb?code=")
+        await at.browser.authorize(asked | {"state": "again"}, ehr="st")
+        assert 'name="decision"' in at.browser.page.text, "who is connected is asked at once"
 
 
 async def test_access_that_the_ehr_ended_says_connect_again(inner, tmp_path):

@@ -195,7 +195,7 @@ class Smart:
         app.include_router(signin.router(web_edge, doors, self.authorizations))
         app.include_router(forgotten.router(web_edge, self.verification))
         app.include_router(security.router(web_edge, doors))
-        app.include_router(authorize.router(web_edge, self.authorizations, self.faces))
+        app.include_router(authorize.router(web_edge, self.authorizations, self.faces, {}))
         app.include_router(apps.router(web_edge, self.grants))
         return app
 

@@ -37,6 +37,13 @@ class Refused:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """She is. `then`: what `begin` was given, for where she goes on."""
+
+    then: str = ""
+
+
 class Connections:
     """At one EHR."""
 
@@ -54,30 +61,35 @@ class Connections:
         async with self._database.read() as connection:
             return await rows.grant_of(connection, account.id, self.ehr)
 
-    async def begin(self, account: Account, session_hash: str, *, launch: str = "") -> str:
-        """Where the browser goes. Raises UpstreamFault while the EHR cannot be asked."""
+    async def has(self, account: Account) -> bool:
+        """Whether there is one in force."""
+        found = await self.of(account)
+        return found is not None and found.ended_at is None
+
+    async def begin(self, account: Account, session_hash: str, *, launch: str = "", then: str = "") -> str:
+        """Where the browser goes. `then` comes back with `finish`. Raises UpstreamFault while the EHR cannot be asked."""
         asked = await self.endpoints.ask(launch)
         if isinstance(asked, Failure):
             raise asked.fault()
         hash_ = digest(asked.state)
-        sealed = self._seals.seal(json.dumps(asdict(asked)).encode(), _request_context(hash_))
+        sealed = self._seals.seal(json.dumps(asdict(asked) | {"then": then}).encode(), _request_context(hash_))
         async with self._database.write() as connection:
             await rows.add_request(connection, UpstreamRequest(hash_, account.id, session_hash, self.ehr, sealed, self._clock() + PATIENCE))
         return asked.url
 
-    async def finish(self, account: Account, session_hash: str, answer: Mapping[str, str], caller: Caller) -> UpstreamGrant | Refused:
+    async def finish(self, account: Account, session_hash: str, answer: Mapping[str, str], caller: Caller) -> Connected | Refused:
         """The EHR's answer, good or not, on record."""
-        found = await self._judged(account, session_hash, answer)
+        asked, then = await self._taken(answer.get("state", ""), account, session_hash)
+        found = await self._judged(account, asked, answer)
         if isinstance(found, Granted):
-            return await self._keep(account, found, caller)
+            await self._keep(account, found, caller)
+            return Connected(then)
         async with self._database.write() as connection:
             event = Event(self.ehr, caller, self._clock(), account=account)
             await self._record_in(connection, event.record("upstream-connect", 403, reason=found.reason))
         return found
 
-    async def _judged(self, account: Account, session_hash: str, answer: Mapping[str, str]) -> Granted | Refused:
-        """The state is used up before anything else is looked at (A18.85)."""
-        asked = await self._taken(answer.get("state", ""), account, session_hash)
+    async def _judged(self, account: Account, asked: Asked | None, answer: Mapping[str, str]) -> Granted | Refused:
         if asked is None:
             return Refused(reason="upstream-state")
         if not await self.endpoints.is_from(asked.issuer, answer.get("iss")):
@@ -103,21 +115,23 @@ class Connections:
         await self.endpoints.revoke(kept.refresh_token or kept.access_token)
         return True
 
-    async def _taken(self, state: str, account: Account, session_hash: str) -> Asked | None:
+    async def _taken(self, state: str, account: Account, session_hash: str) -> tuple[Asked | None, str]:
+        """What was asked with this state, and what was to come then. It is used up before anything else is looked at (A18.85)."""
         hash_ = digest(state)
         async with self._database.write() as connection:
             row = await rows.take_request(connection, hash_)
         if row is None or (row.account_id, row.session_hash, row.ehr) != (account.id, session_hash, self.ehr) or row.expires_at <= self._clock():
-            return None
-        return Asked(**json.loads(self._seals.open(row.sealed, _request_context(hash_))))
+            return None, ""
+        kept = json.loads(self._seals.open(row.sealed, _request_context(hash_)))
+        then = str(kept.pop("then", ""))
+        return Asked(**kept), then
 
-    async def _keep(self, account: Account, tokens: Granted, caller: Caller) -> UpstreamGrant:
+    async def _keep(self, account: Account, tokens: Granted, caller: Caller) -> None:
         moment, id_ = self._clock(), new_id()
         made = renewed(UpstreamGrant(id_, account.id, self.ehr, "", b"", 0, moment, moment, moment), tokens, self._seals, moment)
         async with self._database.write() as connection:
             await rows.put_grant(connection, made)
             await self._record_in(connection, Event(self.ehr, caller, moment, account=account).record("upstream-connect", 303))
-        return made
 
 
 def renewed(grant: UpstreamGrant, tokens: Granted, seals: Seals, moment: datetime) -> UpstreamGrant:
