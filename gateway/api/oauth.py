@@ -22,7 +22,7 @@ from gateway.errors import FhirError, Unavailable
 from gateway.smart.server.discovery import STYLE
 from gateway.smart.server.keys import KEPT
 from gateway.smart.server.requests import parse_form
-from gateway.smart.server.values import Caller, Decided, Event, KeySource, TokenRequest, refused
+from gateway.smart.server.values import Caller, Decided, Event, KeySource, TokenRequest, failed, refused
 from gateway.store.base import now
 
 log = structlog.get_logger("gateway.oauth")
@@ -114,7 +114,7 @@ async def _form_endpoint(request: Request, ehr: str, action: str, answer: Answer
 
 async def answered(request: Request, ehr: str, action: str, edge: OAuthEdge, answer: Callable[[Caller], Awaitable[Decided]]) -> Response:
     """The answer as OAuth's JSON, whatever happens, and on record before it is given."""
-    caller = Caller(uuid.uuid4().hex, client_address(request.scope, edge.trusted_proxies))
+    caller = Caller(uuid.uuid4().hex, client_address(request.scope, edge.trusted_proxies), request.method)
     decided = await _decided(answer, caller, ehr)
     if request.method != "OPTIONS":  # a preflight asks for nothing yet
         decided = _on_record(decided, Event(ehr[:_LONGEST_NAME], caller, now()), action, edge)
@@ -129,16 +129,10 @@ async def _decided(answer: Callable[[Caller], Awaitable[Decided]], caller: Calle
     except ClientGone:
         return refused("invalid_request")
     except FhirError as error:
-        return _failed(error)
+        return failed(error)
     except Exception:  # the edge: whatever happened, the answer is OAuth's JSON and says nothing of it
         log.exception("unexpected", request_id=caller.request_id, ehr=ehr)
         return refused("server_error", status=500)
-
-
-def _failed(error: FhirError) -> Decided:
-    code = "temporarily_unavailable" if error.status >= 500 else "invalid_request"
-    retry = (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
-    return Decided(error.status, {"error": code, "error_description": error.message}, headers=retry)
 
 
 def _on_record(decided: Decided, event: Event, action: str, edge: OAuthEdge) -> Decided:
@@ -148,7 +142,7 @@ def _on_record(decided: Decided, event: Event, action: str, edge: OAuthEdge) -> 
     try:
         edge.append(decided.record or event.record(action, decided.status, reason=decided.error))
     except Unavailable as error:
-        return _failed(error)
+        return failed(error)
     return decided
 
 

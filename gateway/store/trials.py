@@ -11,6 +11,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import trial_tables as t
+from gateway.store.oauth_tables import client_origin
 from gateway.store.row_values import as_row, as_value, one_row
 
 MOST = 2000
@@ -50,13 +51,17 @@ async def trial(connection: AsyncConnection, label: str) -> TrialRow | None:
     return await one_row(connection, TrialRow, t.trial, label, "label")
 
 
-async def begun(connection: AsyncConnection, ehr: str, since: datetime) -> tuple[TrialRow, ...]:
-    """Those of one EHR that were begun since then, the newest first."""
-    table = t.trial
-    rows = await connection.execute(
-        select(table).where(table.c.ehr == ehr, table.c.created_at >= since).order_by(table.c.created_at.desc()).limit(MOST)
+async def begun(connection: AsyncConnection, ehr: str, origin: str, since: datetime) -> str:
+    """The label of the newest trial at this EHR, begun since then, whose app lives on this web origin; "" for none."""
+    table, origins = t.trial, client_origin
+    found = (
+        select(table.c.label)
+        .join(origins, origins.c.client_id == table.c.client_id)
+        .where(table.c.ehr == ehr, table.c.created_at >= since, origins.c.origin == origin)
+        .order_by(table.c.created_at.desc())
+        .limit(1)
     )
-    return tuple(found for row in rows if (found := as_value(TrialRow, row)) is not None)
+    return str((await connection.execute(found)).scalar() or "")
 
 
 async def reserve(connection: AsyncConnection, label: str, count: int) -> int:

@@ -99,7 +99,7 @@ class WebEdge:
 
     def caller(self, request: Request) -> Caller:
         """One request, by a name of its own and its network address."""
-        return Caller(uuid.uuid4().hex, self.address(request))
+        return Caller(uuid.uuid4().hex, self.address(request), request.method)
 
 
 def see(url: str) -> Response:

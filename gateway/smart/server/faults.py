@@ -38,6 +38,7 @@ _ALL = (
     Fault("code-expired", "token", "The code is too old", "400 invalid_grant: the app starts the launch again."),
     Fault("token-slow", "token", "A slow token endpoint", "The answer comes after 5 seconds."),
     Fault("token-down", "token", "The token endpoint is down", "503 temporarily_unavailable with Retry-After; the code still counts afterwards."),
+    Fault("token-scope", "token", "The scope is refused", "400 invalid_scope to a backend service, as when it asks for more than it may have."),
     Fault("no-patient", "token", "No patient", "The token response has no patient: the app says so, and shows nobody's data.", lies=True),
     Fault("id-token-unknown-key", "token", "id_token: unknown key", "Signed by a key that is not published: the app refuses it.", lies=True),
     Fault("id-token-expired", "token", "id_token: expired", "It ended an hour ago: the app refuses it.", lies=True),
@@ -69,6 +70,13 @@ def at(fault: str, moment: str) -> str:
     """The fault, when it is one of that moment; else ""."""
     found = FAULTS.get(fault)
     return fault if found is not None and found.moment == moment else ""
+
+
+def of_token_request(fault: str, grant_type: str) -> str:
+    """The fault, when it is one of such a request; else "". A refresh meets those of the token endpoint too; it brings no id_token."""
+    if grant_type == "refresh_token":
+        return at(fault, "refresh") or ("" if fault.startswith("id-token") else at(fault, "token"))
+    return at(fault, "token")
 
 
 def said(fault: str) -> str:

@@ -11,6 +11,7 @@ from joserfc.jwk import RSAKey
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.audit import AuditRecord
+from gateway.errors import FhirError
 from gateway.store.oauth_rows import AccessToken, Account, Client, Code, Grant, ListedPatient, RefreshToken, new_id
 
 Pairs = tuple[tuple[str, str], ...]
@@ -116,6 +117,7 @@ class Caller:
 
     request_id: str = ""
     address: str = ""
+    method: str = ""  # of HTTP
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,12 @@ class Snapshot:
     account: Account | None = None  # of the grant
     listed: tuple[ListedPatient, ...] = ()
     signing_key: RSAKey | None = None
+    trial: str = ""  # the label of the trial that the request belongs to
+    fault: str = ""  # what is simulated in it
+
+    def simulates(self, fault: str) -> bool:
+        """Whether this is to be pretended."""
+        return self.fault == fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,7 @@ class Decided:
     """An OAuth answer, and what must be committed before it is given.
 
     `record` is what goes on record about it, where more is known than who called; `recorded`: that is committed already, with the effects.
+    `simulated`: the fault of a trial for which this is no real answer.
     """
 
     status: int
@@ -200,6 +209,7 @@ class Decided:
     headers: tuple[tuple[str, str], ...] = ()
     record: AuditRecord | None = None
     recorded: bool = False
+    simulated: str = ""
 
     @property
     def error(self) -> str:
@@ -212,6 +222,13 @@ def refused(error: str, description: str = "", *, status: int = 400, effects: tu
     body = {"error": error} | ({"error_description": description} if description else {})
     headers = (("WWW-Authenticate", f'Basic realm="token", error="{error}"'),) if status == 401 else ()
     return Decided(status, body, effects, headers)
+
+
+def failed(error: FhirError) -> Decided:
+    """What an OAuth caller is told when something else than his request is wrong."""
+    code = "temporarily_unavailable" if error.status >= 500 else "invalid_request"
+    retry = (("Retry-After", str(error.retry_after)),) if error.retry_after is not None else ()
+    return Decided(error.status, {"error": code, "error_description": error.message}, headers=retry)
 
 
 CLIENT_REFUSED = refused("invalid_client", "Client authentication failed.", status=401)

@@ -15,10 +15,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from gateway.smart.scopes import CONTEXT_SCOPES, clinical, parse_scope, split
+from gateway.smart.scopes import CONTEXT_SCOPES, clinical, is_subset, parse_scope, split
 from gateway.smart.server.authlib_core import AccessDeniedError, AuthorizationCodeGrant, InvalidRequestError, InvalidScopeError, OAuth2Error
 from gateway.smart.server.authorization.prompts import Prompting, prompting
 from gateway.smart.server.core import Core, OAuthClient, Request
+from gateway.smart.server.faults import OTHER_ISSUER
 from gateway.smart.server.pkce import S256Always
 from gateway.smart.server.requests import given, repeated
 from gateway.smart.server.values import Endpoints, Lifetimes, Pairs
@@ -31,12 +32,17 @@ _WORDS = {
 }
 
 
+_KIND_OF_LAUNCH = frozenset({"launch", "launch/patient"})
+"""What says how the launch goes, and gives nothing by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """The browser stays here, with a page that explains. There is no address that could be trusted with an answer."""
 
     reason: str
     status: int = 400
+    simulated: str = ""  # the fault of a trial for which this is no real answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,15 @@ class Back:
     url: str
     error: str = ""
     description: str = ""
+    simulated: str = ""  # as of a Page
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationSnapshot:
     """What the decision may look at. `types` are the resource types that a scope may name, `began` is when the app sent the browser here.
 
-    `hinted`: the account of the request's id_token_hint, "" when that is none of ours; None without one.
+    `hinted`: the account of the request's id_token_hint, "" when that is none of ours; None without one. `trial`: the label of the trial that it
+    belongs to; then at most the scopes of `cap` are granted ("" for no cap), and `fault` is simulated.
     """
 
     now: datetime
@@ -63,6 +71,13 @@ class AuthorizationSnapshot:
     client: Client | None = None
     launch: Launch | None = None
     hinted: str | None = None
+    trial: str = ""
+    cap: str = ""
+    fault: str = ""
+
+    def simulates(self, fault: str) -> bool:
+        """Whether this is to be pretended."""
+        return self.fault == fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,7 @@ class Validated:
     launch: Launch | None
     prompting: Prompting
     issuer: str
+    trial: str = ""
 
     @property
     def needs_patient(self) -> bool:
@@ -116,7 +132,15 @@ def redirect(uri: str, answer: dict[str, str], state: str, issuer: str) -> str:
 
 
 def validate(pairs: Pairs, snapshot: AuthorizationSnapshot) -> Validated | Back | Page:
-    """Judge a request. Without a client and its exact redirect URI nothing is redirected (ATK-O1, O2)."""
+    """Judge a request. Without a client and its exact redirect URI nothing is redirected (ATK-O1, O2). What is really wrong goes before a fault."""
+    real = _judged(pairs, replace(snapshot, fault=""))
+    if not snapshot.fault or not isinstance(real, Validated):
+        return real
+    pretended = _judged(pairs, snapshot)
+    return pretended if isinstance(pretended, Validated) else replace(pretended, simulated=snapshot.fault)
+
+
+def _judged(pairs: Pairs, snapshot: AuthorizationSnapshot) -> Validated | Back | Page:
     if repeated(pairs):  # RFC 6749 section 3.1
         return Page("parameter-repeated")
     core = AuthorizeCore(snapshot)
@@ -156,7 +180,9 @@ class AuthorizeCore(Core):
     def query_client(self, client_id: str) -> OAuthClient | None:
         """The client, asked for what a person may grant it here."""
         found = super().query_client(client_id)
-        return _Asking(found.row, self.snapshot.types) if found else None
+        if found is None or self.snapshot.simulates("unknown-client"):
+            return None
+        return _Asking(found.row, self.snapshot)
 
     def validated(self, grant: Any) -> Validated:
         """A request that passed, as a value."""
@@ -171,6 +197,7 @@ class AuthorizeCore(Core):
             launch=snapshot.launch if "launch" in data else None,
             prompting=prompting(data, snapshot.began, snapshot.hinted),
             issuer=snapshot.endpoints.base,
+            trial=snapshot.trial,
         )
 
     def refusal(self, error: Any, state: str) -> Back | Page:
@@ -201,19 +228,25 @@ class AuthorizeCore(Core):
 class _Asking(OAuthClient):
     """A client whose request is cut to what a person may grant: unknown scopes are ignored, system/ is not hers to give (ATK-O16)."""
 
-    def __init__(self, row: Client, types: frozenset[str]) -> None:
+    def __init__(self, row: Client, snapshot: AuthorizationSnapshot) -> None:
         super().__init__(row)
-        self._types = types
+        self._snapshot = snapshot
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        """As registered."""
+        return super().check_redirect_uri(redirect_uri) and not self._snapshot.simulates("unknown-redirect")
 
     def get_allowed_scope(self, scope: str | None) -> str:
         """Those that are known here and within the registration, as written."""
         return super().get_allowed_scope(" ".join(text for text in split(scope or "") if self._known(text)))
 
     def _known(self, text: str) -> bool:
-        found = parse_scope(text)
+        found, cap = parse_scope(text), self._snapshot.cap
         if found is None:
-            return text in CONTEXT_SCOPES
-        return found.level != "system" and (found.type == "*" or found.type in self._types)
+            return text in CONTEXT_SCOPES and (not cap or text in split(cap) or text in _KIND_OF_LAUNCH)
+        if cap and not is_subset(text, cap):  # a trial of the launcher: at most this is granted
+            return False
+        return found.level != "system" and (found.type == "*" or found.type in self._snapshot.types)
 
 
 class CodeRequest(AuthorizationCodeGrant):
@@ -225,8 +258,12 @@ class CodeRequest(AuthorizationCodeGrant):
             raise AccessDeniedError("The person did not allow it.", redirect_uri=redirect_uri)
         code = new_secret()
         self.save_authorization_code(code, self.request)
-        state = self.request.payload.state or ""
-        return 303, Back(redirect(redirect_uri, {"code": code}, state, self.server.snapshot.endpoints.base)), []
+        state, issuer = self.request.payload.state or "", self.server.snapshot.endpoints.base
+        if self.server.snapshot.simulates("state-changed"):
+            state = new_id()
+        if self.server.snapshot.simulates("other-iss"):
+            issuer = OTHER_ISSUER
+        return 303, Back(redirect(redirect_uri, {"code": code}, state, issuer)), []
 
     def save_authorization_code(self, code: str, request: Any) -> None:
         """The rows of the family that begins here. Its scope is what the person granted (AUTHLIB-E10)."""
@@ -259,6 +296,7 @@ def _family(snapshot: AuthorizationSnapshot, consented: Consented, client: Clien
         patient=consented.patient,
         context="picked" if consented.patient else "",
         online_until=_online_until(snapshot, consented),
+        trial=snapshot.trial,
     )
     if launch is None:
         return grant
@@ -293,13 +331,23 @@ class SmartRequest:
     def check(self, grant: Any, result: Any) -> None:
         """Every rule, each with its own error."""
         data = grant.request.payload.data
+        _check_working(self._snapshot)
         _check_objects(data)
-        _check_audience(data, self._snapshot.endpoints.base)
+        _check_audience(data, self._snapshot)
         S256Always(required=True).validate_code_challenge(grant, result)
         _check_launch(data, grant.request, self._snapshot)
-        if not {"openid"} & set(split(grant.request.scope)) and not clinical(grant.request.scope):
+        nothing = not {"openid"} & set(split(grant.request.scope)) and not clinical(grant.request.scope)
+        if nothing or self._snapshot.simulates("invalid-scope"):
             raise InvalidScopeError("None of the scopes can be granted here.")
         prompting(data, self._snapshot.began, self._snapshot.hinted)
+
+
+def _check_working(snapshot: AuthorizationSnapshot) -> None:
+    """A server that fails says so to the app where it still can (RFC 6749 section 4.1.2.1)."""
+    if snapshot.simulates("server-error"):
+        raise OAuth2Error("The server met something unexpected.", error="server_error")
+    if snapshot.simulates("server-busy"):
+        raise OAuth2Error("The server cannot answer now. Try again in a moment.", error="temporarily_unavailable")
 
 
 def _check_objects(data: dict[str, str]) -> None:
@@ -311,9 +359,10 @@ def _check_objects(data: dict[str, str]) -> None:
         raise InvalidRequestError("Only response_mode=query is offered.")
 
 
-def _check_audience(data: dict[str, str], base: str) -> None:
+def _check_audience(data: dict[str, str], snapshot: AuthorizationSnapshot) -> None:
     """`aud` is the FHIR base, with or without a slash at its end (ATK-O14; SMART 2.2 "aud"), and `resource` (RFC 8707) may not say otherwise."""
-    if data.get("aud") not in (base, f"{base}/"):
+    base = snapshot.endpoints.base
+    if data.get("aud") not in (base, f"{base}/") or snapshot.simulates("wrong-aud"):
         raise InvalidRequestError("The parameter aud must be the address of this FHIR server.")
     if data.get("resource", base) not in (base, f"{base}/"):
         raise OAuth2Error("The parameter resource must be the address of this FHIR server.", error="invalid_target")

@@ -7,20 +7,25 @@ transaction, the use of the launch, the grant and its code together, each by com
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.consent import Switch, granted, switches, worth_granting
 from gateway.smart.server.authorization.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
 from gateway.smart.server.authorization.prompts import account_of
 from gateway.smart.server.authorization.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
-from gateway.smart.server.people.sessions import Visitor
+from gateway.smart.server.faults import at as fault_at
+from gateway.smart.server.faults import said
+from gateway.smart.server.people.sessions import BY_LAUNCHER, Visitor
 from gateway.smart.server.requests import given, repeated
+from gateway.smart.server.trial import OFF, Trial, Watch
 from gateway.smart.server.values import Caller, Clock, Endpoints, Event, KeySource, Lifetimes, Pairs, RecordIn
 from gateway.store import consents, people
 from gateway.store import oauth as rows
@@ -65,7 +70,8 @@ class Pick:
 class Ask:
     """The person is asked. `patient` is in context; None when none is needed. `at`: now, for how long what she allows lasts.
 
-    `may_remember`: whether she may have it that way from now on (RFC 8252 section 8.6: not where anything could pose as the app).
+    `may_remember`: whether she may have it that way from now on (RFC 8252 section 8.6: not where anything could pose as the app). `watched`: it is a
+    trial of the launcher, whose developer sees what the app does.
     """
 
     client_name: str
@@ -75,6 +81,7 @@ class Ask:
     may_pick: bool  # whether she could choose another patient
     may_remember: bool
     at: datetime
+    watched: bool = False
 
 
 Step = SignIn | Pick | Ask | Back | Page
@@ -119,36 +126,54 @@ class Authorizations:
         keys: KeySource,
         must_push: bool = False,
         lifetimes: Lifetimes | None = None,
+        watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._types = database, public_url, frozenset(types)
         self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
-        self._keys, self._must_push = keys, must_push
+        self._keys, self._must_push, self._watch = keys, must_push, watch
 
     async def begin(
-        self, ehr: str, pairs: Pairs, *, browser: str, visitor: Visitor | None = None, caller: Caller | None = None
+        self, ehr: str, pairs: Pairs, *, browser: str, visitor: Visitor | None = None, caller: Caller | None = None, trial_id: str = ""
     ) -> Begun | Back | Page:
-        """The app sent a browser. Nothing but the waiting request is stored; with prompt=none it does not wait."""
+        """The app sent a browser. Nothing but the waiting request is stored; with prompt=none it does not wait.
+
+        `trial_id`: of the launcher's trial that the browser brought, or "".
+        """
         if is_too_long(pairs):
             return Page("request-too-long")
-        moment = self._clock()
+        began, moment = time.monotonic(), self._clock()
+        at = At(ehr, new_secret(), browser, visitor, caller or Caller())
         async with self._database.read() as connection:
             asked = await _asked(connection, ehr, pairs, moment)
             if isinstance(asked, Page):
                 return asked
             snapshot = await self.snapshot(connection, ehr, asked.pairs, moment)
-        snapshot = replace(snapshot, hinted=await self._hinted(ehr, given(asked.pairs)))
+        trial = await self._trial_of(ehr, asked.pairs, snapshot, trial_id)
+        snapshot = replace(_in_trial(snapshot, trial), hinted=await self._hinted(ehr, given(asked.pairs)))
+        answer = await self._begun(at, asked, snapshot)
+        self._watch.note(snapshot.trial, noticed.request(ehr, at.caller, asked.pairs, snapshot, answer, 1000 * (time.monotonic() - began)))
+        return answer
+
+    async def _begun(self, at: At, asked: _Asked, snapshot: AuthorizationSnapshot) -> Begun | Back | Page:
         judged = validate(asked.pairs, snapshot)
         if not isinstance(judged, Validated):
             return judged
         if not asked.pushed and (self._must_push or _must_push(judged.client)):
             return judged.back("invalid_request", "The request has to be pushed (RFC 9126).")
-        at = At(ehr, new_secret(), browser, visitor, caller or Caller())
         async with self._database.write() as connection:
-            if asked.pushed and not await rows.consume_pushed(connection, asked.pushed, moment):
+            if asked.pushed and not await rows.consume_pushed(connection, asked.pushed, snapshot.now):
                 return Page("request-uri-unknown")
             await rows.add_transaction(connection, self._transaction(at, asked.pairs, judged, snapshot))
         return await self._silently(at, judged) if judged.prompting.silent else Begun(at.handle)
+
+    async def _trial_of(self, ehr: str, pairs: Pairs, snapshot: AuthorizationSnapshot, trial_id: str) -> Trial | None:
+        """The trial of the launch, or of the browser: both speak of one app at one EHR, and count for no other."""
+        asked, launch = given(pairs), snapshot.launch
+        if "launch" not in asked:
+            return await self._watch.brought(trial_id, ehr, asked.get("client_id", ""))
+        fits = launch is not None and (launch.ehr, launch.client_id) == (ehr, asked.get("client_id"))
+        return await self._watch.of(launch.trial) if launch and fits else None
 
     async def step(self, at: At) -> Step:
         """Where the person has to go now. Binds the transaction to her session, and settles the patient where there is no choice."""
@@ -156,6 +181,12 @@ class Authorizations:
             waiting = await self._waiting(connection, at)
         if isinstance(waiting, Page):
             return waiting
+        step = await self._step(at, waiting)
+        if isinstance(step, SignIn | Pick | Ask):
+            self._watch.note(waiting.snapshot.trial, noticed.step(at.ehr, *_page_of(step)))
+        return step
+
+    async def _step(self, at: At, waiting: Waiting) -> Step:
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
@@ -220,6 +251,7 @@ class Authorizations:
             state="open",
             expires_at=snapshot.now + timedelta(seconds=self._lifetimes.transaction),
             launch_hash=judged.launch.hash if judged.launch else "",
+            trial=snapshot.trial,
         )
 
     async def _silently(self, at: At, judged: Validated) -> Back | Page:
@@ -230,11 +262,13 @@ class Authorizations:
     async def _for_visitor(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Step:
         row = waiting.row
         if row.session_hash != visitor.session.hash:
+            trial = await self._watch.of(row.trial)
+            whose = {"session_hash": visitor.session.hash, "account_id": visitor.account.id, "patient": trial.wanted.patient if trial else ""}
             async with self._database.write() as connection:
-                bound = await rows.bind_transaction(connection, row.hash, session_hash=visitor.session.hash, account_id=visitor.account.id)
+                bound = await rows.bind_transaction(connection, row.hash, **whose)
             if not bound:
                 return Page("transaction-over")
-            row = replace(row, session_hash=visitor.session.hash, account_id=visitor.account.id, patient="")
+            row = replace(row, **whose)
         client, offered = judged.client, choices(judged, visitor)
         if not offered and wants_patient(judged):
             # Nothing that the app asks for can be given: it hears so, and the transaction is over (HL7@164, ATK-O15).
@@ -246,10 +280,13 @@ class Authorizations:
             return answered
         found = next((one for one in offered if one.patient == patient), None)
         may_pick = judged.needs_patient and len(offered) > 1
-        return Ask(client.name, judged.redirect_uri, found, switches(judged.scopes), may_pick, may_remember(judged), waiting.snapshot.now)
+        watched, moment = bool(waiting.snapshot.trial), waiting.snapshot.now
+        return Ask(client.name, judged.redirect_uri, found, switches(judged.scopes), may_pick, may_remember(judged), moment, watched)
 
     async def _as_before(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Back | SignIn | Page | None:
         """The answer, where she does not want to be asked again; None where she is to be asked."""
+        if waiting.snapshot.trial and visitor.session.method != BY_LAUNCHER:
+            return None  # she never chose to be watched
         async with self._database.read() as connection:
             before = await chosen_before(connection, waiting, judged, visitor)
         if before is None:
@@ -273,7 +310,9 @@ class Authorizations:
                 return Page("transaction-over")
             event = Event(at.ehr, at.caller, moment, judged.client, at.visitor.account if at.visitor else None)
             await self._record_in(connection, event.record("grant-refused", 303, reason=error))
-        return judged.back(error, why)
+        back = judged.back(error, why)
+        self._watch.note(judged.trial, noticed.decided(at.ehr, at.caller, back, None, "without a decision"))
+        return back
 
     async def _answered(self, connection: AsyncConnection, at: At, choice: Choice | None) -> Back | SignIn | Page | None:
         """`choice`: None for what she chose before; then None is the answer when that does not count any more."""
@@ -288,6 +327,8 @@ class Authorizations:
         found = choice or await chosen_before(connection, waiting, judged, visitor)
         if found is None:
             return None
+        if waiting.snapshot.simulates("denied"):
+            found = replace(found, ticked=None, remember=False)
         consented = await _consented(connection, waiting, judged, visitor, found.ticked)
         if isinstance(consented, Consented) and found.patient not in (None, consented.about):
             return Page("transaction-over")  # another patient was picked since the page was shown
@@ -303,20 +344,26 @@ class Authorizations:
         if not await rows.finish_transaction(connection, row.hash, snapshot.now):
             raise _LostError
         event = Event(at.ehr, at.caller, snapshot.now, snapshot.client, consented.account)
+        simulated = snapshot.fault if snapshot.simulates("denied") == (concluded.grant is None) else ""
+        back = replace(concluded.back, simulated=simulated)
+        decided = noticed.decided(at.ehr, at.caller, back, concluded.grant, "as before" if choice.before else "asked")
         if concluded.grant is None or concluded.code is None:
-            await self._record_in(connection, event.record("grant-refused", 303, reason=concluded.back.error))
-            return concluded.back
+            await self._record_in(connection, event.record("grant-refused", 303, reason=back.error, detail=said(simulated)))
+            self._watch.note(snapshot.trial, decided)
+            return back
         if row.launch_hash and not await rows.consume_launch(connection, row.launch_hash):
             raise _LostError
         await rows.add_grant(connection, concluded.grant)
         await rows.add_code(connection, concluded.code)
         action = "grant-as-before" if choice.before else "grant"
-        await self._record_in(connection, event.record(action, 303, patient=concluded.grant.patient, detail=concluded.grant.scope))
+        detail = "; ".join(part for part in (concluded.grant.scope, said(simulated)) if part)
+        await self._record_in(connection, event.record(action, 303, patient=concluded.grant.patient, detail=detail))
         if choice.remember and may_remember(judged):
             kept = to_keep(judged, consented, choice.ticked or frozenset(), row.ehr, snapshot)
             await consents.remember(connection, kept)
             await self._record_in(connection, event.record("consent-remember", 303, patient=kept.patient, detail=f"until {kept.expires_at:%Y-%m-%d}"))
-        return concluded.back
+        self._watch.note(snapshot.trial, decided)
+        return back
 
     async def _waiting(self, connection: AsyncConnection, at: At) -> Waiting | Page:
         """The transaction of this browser. One page for all that is not: no other browser learns whether it exists (ATK-O17)."""
@@ -326,7 +373,7 @@ class Authorizations:
             return Page("transaction-unknown")
         if row.state != "open" or row.expires_at <= moment:
             return Page("transaction-over")
-        snapshot = await self.snapshot(connection, at.ehr, pairs_of(row), moment)
+        snapshot = _in_trial(await self.snapshot(connection, at.ehr, pairs_of(row), moment), await self._watch.of(row.trial))
         began = datetime.fromisoformat(row.request["began"])
         return Waiting(row, replace(snapshot, began=began, hinted=row.request.get("hinted")))
 
@@ -354,6 +401,24 @@ async def _asked(connection: AsyncConnection, ehr: str, pairs: Pairs, moment: da
     if row is None or row.ehr != ehr or row.client_id != asked.get("client_id") or row.expires_at <= moment:
         return Page("request-uri-unknown")
     return _Asked(pairs_of(row), row.hash)
+
+
+def _in_trial(snapshot: AuthorizationSnapshot, trial: Trial | None) -> AuthorizationSnapshot:
+    """What a developer chose for this launch: at most these scopes, and something that goes wrong."""
+    if trial is None:
+        return snapshot
+    return replace(snapshot, trial=trial.label, cap=trial.wanted.scopes, fault=fault_at(trial.fault, "authorize"))
+
+
+def _page_of(step: SignIn | Pick | Ask) -> tuple[str, Mapping[str, Any]]:
+    """The page as its developer sees it."""
+    match step:
+        case SignIn():
+            return "sign-in", {"reason": step.reason}
+        case Pick():
+            return "patient", {"patients": len(step.patients)}
+        case Ask():
+            return "consent", {"scopes": [one.scope for one in step.switches], "patient": step.patient.patient if step.patient else ""}
 
 
 def is_too_long(pairs: Pairs) -> bool:

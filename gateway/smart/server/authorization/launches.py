@@ -28,7 +28,7 @@ class Wanted:
     """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient.
 
     `encounter` and what follows `need_patient_banner` are handed on to the app as they are (SMART 2.2 "Launch context"). `style_url`: in place of
-    the gateway's own style.
+    the gateway's own style. `launch_url`: in place of the client's own. `trial`: the label of a trial of the launcher that it belongs to.
     """
 
     ehr: str
@@ -41,6 +41,8 @@ class Wanted:
     tenant: str = ""
     style_url: str = ""
     fhir_context: tuple[Mapping[str, Any], ...] = ()
+    launch_url: str = ""
+    trial: str = ""
 
     @property
     def extra(self) -> Mapping[str, Any] | None:
@@ -86,13 +88,18 @@ class Launches:
                     state="open",
                     expires_at=moment + timedelta(seconds=self._lifetimes.launch),
                     extra=wanted.extra,
+                    trial=wanted.trial,
                 ),
             )
             event = Event(wanted.ehr, caller or Caller(), moment, client, account)
             await self._record_in(connection, event.record("launch", 201, patient=wanted.patient, detail=f"by {by}" if by else ""))
         iss = Endpoints(self._public_url, wanted.ehr).base
-        joint = "&" if "?" in client.launch_uri else "?"
-        return Created(iss, handle, client.launch_uri + joint + urlencode({"iss": iss, "launch": handle}, quote_via=quote, safe=""))
+        return Created(iss, handle, with_parameters(wanted.launch_url or client.launch_uri, {"iss": iss, "launch": handle}))
+
+
+def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
+    """An app's address with what a launch adds to it."""
+    return url + ("&" if "?" in url else "?") + urlencode(parameters, quote_via=quote, safe="")
 
 
 def _check_ids(wanted: Wanted) -> None:
@@ -115,7 +122,7 @@ def _check_extra(wanted: Wanted) -> None:
 def _launchable(client: Client | None, wanted: Wanted) -> Client:
     if client is None or not client.may_use(wanted.ehr):
         raise ConfigError("That client is not registered here.", where="--client", fix="gateway client register --from FILE")
-    if not client.launch_uri:
+    if not (wanted.launch_url or client.launch_uri):
         raise ConfigError("That client has no launch_uri.", where="--client", fix="add launch_uri to its registration and register it again")
     return client
 

@@ -15,6 +15,8 @@ from gateway.store import people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
 
+BY_LAUNCHER = "launcher"
+"""The method of a session that the launcher began without a password (`people.developers`)."""
 _TOUCH = 30  # seconds: a session's last use is not written more often
 
 
@@ -81,7 +83,9 @@ class Sessions:
         return secret
 
     def is_fresh(self, visitor: Visitor) -> bool:
-        """Whether she signed in just now: what changes how she signs in needs that."""
+        """Whether she signed in just now, herself: what changes how she signs in needs that."""
+        if visitor.session.method == BY_LAUNCHER:
+            return False
         return self._clock() - visitor.session.created_at < timedelta(seconds=self._lives.fresh)
 
     async def current(self, secret: str) -> Visitor | None:
