@@ -26,6 +26,7 @@ from gateway.adapters.ehr.base import Ehr
 from gateway.api import brands as api_brands
 from gateway.api import health, oauth, registration, upstream_keys
 from gateway.api import launches as api_launches
+from gateway.api import trials as api_trials
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
 from gateway.cache.cache import Cache, NoCache
@@ -70,6 +71,7 @@ from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.people.accounts import Accounts, Passwords
+from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.people.factors import Factors
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider, ProviderConfig
@@ -78,6 +80,8 @@ from gateway.smart.server.people.verification import NoNotifier, Notifier, Verif
 from gateway.smart.server.token.authenticator import Authenticator
 from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.token.inspection import Inspector
+from gateway.smart.server.trial import OFF
+from gateway.smart.server.trials import Trials
 from gateway.smart.server.values import Endpoints
 from gateway.store import schema
 from gateway.store.audit import AuditLog
@@ -183,6 +187,16 @@ def launches(found: State) -> Launches:
     return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
 
 
+def trials(found: State, sessions: Sessions) -> Trials | None:
+    """Trials of the launcher; None where it is off."""
+    settings, record_in = found.settings, found.audit.record_in
+    if not settings.launcher_enabled:
+        return None
+    developers = Developers(found.database, sessions, settings.launcher_users, record_in=record_in)
+    names, url = tuple(one.name for one in settings.ehrs), settings.public_url
+    return Trials(found.database, launches(found), developers, found.seals, ehrs=names, public_url=url, record_in=record_in)
+
+
 def signing_keys(found: State) -> SigningKeys:
     """Keys of id_tokens."""
     return SigningKeys(found.database, found.seals, record_in=found.audit.record_in)
@@ -210,6 +224,7 @@ class Gateway:
     passwords: Passwords
     verification: Verification
     routers: tuple[APIRouter, ...]
+    trials: Trials | None = None
     lock: Held | None = None
 
     def facade(self, rest: Any) -> FhirFacade:
@@ -219,6 +234,8 @@ class Gateway:
     async def close(self) -> None:
         """Give everything back, what was built last first."""
         await self.verification.settled()  # codes on their way
+        if self.trials:
+            await self.trials.settled()
         self.passwords.close()
         await self.pipeline.close()
         for one in self.ehrs.values():
@@ -272,11 +289,14 @@ def gateway(settings: Settings) -> Gateway:
 
     # Who may
     types = tuple(sorted(name for name in tables.compartment if tables.for_persons(name)))
-    authenticator = Authenticator(database)
+    sessions = Sessions(database, record_in=audit.record_in)
+    launcher = trials(found, sessions)
+    watch = launcher or OFF
+    authenticator = Authenticator(database, watch=watch)
     keys = signing_keys(found)
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
-    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in)
-    inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in)
+    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in, watch=watch)
+    inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in, watch=watch)
     authorizations = Authorizations(
         database,
         public_url=settings.public_url,
@@ -284,13 +304,13 @@ def gateway(settings: Settings) -> Gateway:
         keys=keys,
         must_push=settings.require_pushed_requests,
         record_in=audit.record_in,
+        watch=watch,
     )
-    pushed = PushedRequests(database, driver, authorizations, record_in=audit.record_in)
+    pushed = PushedRequests(database, driver, authorizations, record_in=audit.record_in, watch=watch)
 
     # People and their pages
     passwords = Passwords()
     people_accounts = Accounts(database, passwords, record_in=audit.record_in)
-    sessions = Sessions(database, record_in=audit.record_in)
     pages = Pages(settings.public_url)
     doors = Doors(
         people_accounts,
@@ -314,7 +334,8 @@ def gateway(settings: Settings) -> Gateway:
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
         registration.router(own_registrations(found), oauth_edge),
-        api_launches.router(authenticator, launches(found), oauth_edge),
+        api_launches.router(authenticator, api_launches.Starters(launches(found), settings.public_url, launcher), oauth_edge),
+        *((api_trials.router(launcher),) if launcher else ()),
         upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
@@ -331,8 +352,11 @@ def gateway(settings: Settings) -> Gateway:
         allowed_origin=authenticator.allowed_origin,
         limits=Limits(cap=settings.body_cap),
         trusted_proxies=settings.trusted_proxies,
+        watch=watch,
     )
-    return Gateway(found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, doors.verification, routers, lock)
+    return Gateway(
+        found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, doors.verification, routers, launcher, lock
+    )
 
 
 class _Sources(Mapping[str, Source]):

@@ -69,6 +69,8 @@ class FhirError(GatewayError):
         expression: str = "",
         retry_after: int | None = None,
         issues: Sequence[Mapping[str, Any]] = (),
+        trial: str = "",
+        simulated: str = "",
     ) -> None:
         super().__init__(message)
         self.reason = reason or type(self).__name__
@@ -78,6 +80,8 @@ class FhirError(GatewayError):
         self.retry_after = retry_after
         self.issues = tuple(issues)
         """OperationOutcome.issue elements in our own words, where there is more to say than one message (`fhir.outcome`)."""
+        self.trial, self.simulated = trial, simulated
+        """Whose trial the refused token is of, where nobody else can say it; and the fault for which this is no real error."""
 
 
 class BadRequest(FhirError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import structlog
 
 from gateway.adapters.ehr.base import OutcomeUnknown
+from gateway.api import noticed
 from gateway.api.asgi import ClientGone, Headers, Limits, Receive, Scope, Send, client_address, read_body, respond, values
 from gateway.audit import new_id
 from gateway.errors import FhirError, NotFound, Unauthenticated, Unavailable, UpstreamTimeout
@@ -23,6 +25,7 @@ from gateway.fhir.interaction import WRITES, Interaction
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.pipeline import Pipeline
 from gateway.smart.principal import Principal, PrincipalKind
+from gateway.smart.server.trial import OFF, Watch
 
 log = structlog.get_logger("gateway.fhir")
 
@@ -65,6 +68,15 @@ class Edge:
     allowed_origin: Callable[[str], Awaitable[bool]]
     limits: Limits = field(default_factory=Limits)
     trusted_proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+    watch: Watch = OFF
+
+
+@dataclass(slots=True)
+class Known:
+    """What was found out about a request, as far as it came."""
+
+    principal: Principal | None = None
+    interaction: Interaction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +90,7 @@ class Incoming:
     headers: Headers
     context: RequestContext
     origin: str
+    known: Known
 
 
 class FhirFacade:
@@ -96,24 +109,25 @@ class FhirFacade:
         if not raw.startswith(b"/fhir/"):
             await self._rest(scope, receive, send)
             return
-        incoming = self._incoming(scope, raw)
+        incoming, began, refused = self._incoming(scope, raw), time.monotonic(), None
         try:
             answer = await self._answer(incoming, receive)
         except ClientGone:
             return
         except OutcomeUnknown:
-            answer = self._refusal(
-                UpstreamTimeout(
-                    "The record system did not confirm this. It may or may not have been stored: look before you send it again.",
-                    reason="outcome-unknown",
-                ),
-                incoming,
+            refused = UpstreamTimeout(
+                "The record system did not confirm this. It may or may not have been stored: look before you send it again.",
+                reason="outcome-unknown",
             )
+            answer = self._refusal(refused, incoming)
         except FhirError as error:
+            refused = error
             answer = self._refusal(error, incoming)
         except Exception:  # the last line of defence: whatever happened, a caller sees an OperationOutcome and no stack trace
             log.exception("unexpected", request_id=incoming.context.request_id)
-            answer = self._refusal(Unavailable(reason="unexpected"), incoming)
+            refused = Unavailable(reason="unexpected")
+            answer = self._refusal(refused, incoming)
+        self._note(incoming, answer, refused, 1000 * (time.monotonic() - began))
         await respond(send, answer.status, await self._headers(answer, incoming), answer.body, head=incoming.method == "HEAD")
 
     async def _answer(self, incoming: Incoming, receive: Receive) -> Answer:
@@ -126,14 +140,23 @@ class FhirFacade:
         if incoming.path == "metadata" and incoming.method in ("GET", "HEAD"):
             self._understood(incoming, b"")  # a format that is not offered is refused here as everywhere
             return await self._pipeline.capabilities(incoming.ehr, incoming.context)
-        principal = await self._principal(incoming)
+        principal = incoming.known.principal = await self._principal(incoming)
         body = await self._on_record(incoming, principal, read_body(incoming.headers, receive, self._edge.limits))
         if incoming.path.startswith("_async/") and incoming.method in ("GET", "HEAD"):
             return await self._inbox.status(principal, incoming.path.removeprefix("_async/"), incoming.context)
-        interaction = await self._on_record(incoming, principal, self._parse(incoming, body))
+        interaction = incoming.known.interaction = await self._on_record(incoming, principal, self._parse(incoming, body))
         if principal.kind is PrincipalKind.SYSTEM and interaction.kind in WRITES:
             return await self._inbox.receive(principal, interaction, incoming.headers, body, incoming.context)
         return await self._pipeline.handle(principal, interaction, incoming.context)
+
+    def _note(self, incoming: Incoming, answer: Answer, refused: FhirError | None, ms: float) -> None:
+        """For the developer whose trial it is. Nothing of all other requests is looked at."""
+        known = incoming.known
+        trial = known.principal.trial if known.principal else refused.trial if refused else ""
+        if trial:
+            self._edge.watch.note(trial, noticed.call(incoming, known.principal, known.interaction, answer, refused, ms))
+        elif incoming.path.startswith(".well-known/") and answer.status == 200:
+            self._edge.watch.note_discovery(incoming.ehr, incoming.origin, noticed.document(incoming, answer, ms))
 
     def _noted(self, incoming: Incoming, error: FhirError) -> FhirError:
         """The refusal of somebody who did not have to say who he is, put on record."""
@@ -194,7 +217,7 @@ class FhirFacade:
         headers: Headers = scope["headers"]
         fresh = any("no-cache" in text.lower() for text in values(headers, b"cache-control"))
         context = RequestContext(new_id(), client_address(scope, self._edge.trusted_proxies), fresh=fresh)
-        return Incoming(ehr, scope["method"], path, scope["query_string"], headers, context, "".join(values(headers, b"origin")[:1]))
+        return Incoming(ehr, scope["method"], path, scope["query_string"], headers, context, "".join(values(headers, b"origin")[:1]), Known())
 
     def _base(self, ehr: str) -> str:
         return f"{self._edge.public_url}/fhir/{ehr}"

@@ -7,7 +7,7 @@ this patient, so the right is given by the operator alone. `/api/openapi.json` d
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fastapi import APIRouter, Request, Response
@@ -17,17 +17,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gateway import __version__
 from gateway.api.asgi import Limits, read_body, value, values
 from gateway.api.oauth import OAuthEdge, answered
+from gateway.api.trials import EVENTS
 from gateway.errors import ConfigError, Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.scopes import LAUNCH_RIGHT
 from gateway.smart.server.authorization.launches import Created, Wanted
+from gateway.smart.server.faults import FAULTS
+from gateway.smart.server.trial import Started, TrialWanted
 from gateway.smart.server.values import Caller, Decided, Event, refused
 from gateway.store.base import now
 
 PATH = "/api/launches"
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _LIMITS = Limits(cap=64 * 1024)
-_FIELDS = {"--client": "client_id", "--fhir-context": "fhirContext", "--style-url": "smart_style_url"}
+_FIELDS = {
+    "--client": "client_id",
+    "--fhir-context": "fhirContext",
+    "fhir_context": "fhirContext",
+    "--style-url": "smart_style_url",
+    "style_url": "smart_style_url",
+}
+_OF_TRIALS = frozenset({"fault", "scopes", "access_life", "refresh_life"})
 
 
 class Authenticates(Protocol):
@@ -63,6 +73,10 @@ class LaunchRequest(BaseModel):
     tenant: str = Field("", description="The organization, by the name that the app knows it by.", max_length=255)
     smart_style_url: str = Field("", description="SMART styles in place of the gateway's.", max_length=2000)
     fhirContext: list[dict[str, Any]] = Field(default=[], description="Further resources in context.", max_length=50)  # noqa: N815 (SMART's name)
+    fault: str = Field("", description="Where the launcher is enabled: what to simulate.", max_length=64, json_schema_extra={"enum": ["", *FAULTS]})
+    scopes: str = Field("", description="Where the launcher is enabled: at most these are granted.", max_length=4000)
+    access_life: int = Field(0, description="Where the launcher is enabled: seconds that access tokens live at most.", ge=0, le=86400)
+    refresh_life: int = Field(0, description="Where the launcher is enabled: seconds that refresh tokens live at most.", ge=0, le=86400)
 
 
 class LaunchAnswer(BaseModel):
@@ -71,24 +85,43 @@ class LaunchAnswer(BaseModel):
     iss: str = Field(description="The FHIR base of the EHR.")
     launch: str = Field(description="The launch handle.")
     launch_url: str = Field(description="The app's launch address with both.")
+    trial: str = Field(default="", description="With one of the launcher's members: the id of the trial.")
+    events: str = Field(default="", description="Likewise: where to read what the app does. Whoever has this address may.")
 
 
-def router(authenticator: Authenticates, launches: Launches, edge: OAuthEdge) -> APIRouter:
+class StartsTrials(Protocol):
+    """smart.server.trials.Trials."""
+
+    async def start(self, wanted: TrialWanted, caller: Caller, by: str = "") -> Started:
+        """A new trial, on record with who asked for it. Raises ConfigError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Starters:
+    """What makes launches; `trials`: None where the launcher is off. `public_url`: without a trailing slash."""
+
+    launches: Launches
+    public_url: str
+    trials: StartsTrials | None = None
+
+
+def router(authenticator: Authenticates, starters: Starters, edge: OAuthEdge) -> APIRouter:
     """Routes /api/launches and /api/openapi.json."""
     routes = APIRouter()
 
     async def create(request: Request) -> Response:
-        return await answered(request, "", "launch", edge, lambda caller: _created(request, authenticator, launches, edge.ehrs, caller))
+        return await answered(request, "", "launch", edge, lambda caller: _created(request, authenticator, starters, edge.ehrs, caller))
 
     async def described() -> dict[str, Any]:
-        return _openapi()
+        return _openapi(trials=starters.trials is not None)
 
     routes.add_api_route(PATH, create, methods=_EVERY, response_model=None, include_in_schema=False)
     routes.add_api_route("/api/openapi.json", described, methods=["GET"], include_in_schema=False)
     return routes
 
 
-async def _created(request: Request, authenticator: Authenticates, launches: Launches, ehrs: Collection[str], caller: Caller) -> Decided:
+async def _created(request: Request, authenticator: Authenticates, starters: Starters, ehrs: Collection[str], caller: Caller) -> Decided:
     headers = request.scope["headers"]
     if request.method != "POST":
         return Decided(405, {"error": "invalid_request", "error_description": "Send POST."}, headers=(("Allow", "POST"),))
@@ -106,13 +139,25 @@ async def _created(request: Request, authenticator: Authenticates, launches: Lau
     if not principal.may_launch:
         challenge = f'Bearer realm="{PATH}", error="insufficient_scope", scope="{LAUNCH_RIGHT}"'
         return _noted(Decided(403, {"error": "insufficient_scope"}, headers=(("WWW-Authenticate", challenge),)), principal, caller)
+    if asked.model_fields_set & _OF_TRIALS and starters.trials is None:
+        named = ", ".join(sorted(asked.model_fields_set & _OF_TRIALS))
+        return _noted(refused("invalid_request", f"{named}: only where the launcher is enabled."), principal, caller)
     try:
-        created = await launches.create(_wanted(asked), caller, principal.client_id)
+        answer = await _started(asked, starters, caller, principal.client_id)
     except ConfigError as error:
         field = _FIELDS.get(error.where, error.where.removeprefix("--"))
         return _noted(refused("invalid_request", f"{field}: {error}"), principal, caller)
-    answer = LaunchAnswer(iss=created.iss, launch=created.launch, launch_url=created.url)
-    return Decided(201, answer.model_dump(), recorded=True)
+    return Decided(201, answer.model_dump(exclude_unset=True), recorded=True)
+
+
+async def _started(asked: LaunchRequest, starters: Starters, caller: Caller, by: str) -> LaunchAnswer:
+    """A launch, or a trial of the launcher where one of its members is there. Raises ConfigError."""
+    if starters.trials is None or not asked.model_fields_set & _OF_TRIALS:
+        created = await starters.launches.create(_wanted(asked), caller, by)
+        return LaunchAnswer(iss=created.iss, launch=created.launch, launch_url=created.url)
+    started = await starters.trials.start(_trial(asked), caller, by)
+    events = starters.public_url + EVENTS.format(trial_id=started.trial_id)
+    return LaunchAnswer(iss=started.iss, launch=started.launch, launch_url=started.url, trial=started.trial_id, events=events)
 
 
 def _noted(decided: Decided, principal: Principal, caller: Caller) -> Decided:
@@ -138,6 +183,25 @@ def _wanted(asked: LaunchRequest) -> Wanted:
     )
 
 
+def _trial(asked: LaunchRequest) -> TrialWanted:
+    return TrialWanted(
+        ehr=asked.ehr,
+        client_id=asked.client_id,
+        patient=asked.patient,
+        encounter=asked.encounter,
+        user=asked.user,
+        need_patient_banner=asked.need_patient_banner,
+        intent=asked.intent,
+        tenant=asked.tenant,
+        style_url=asked.smart_style_url,
+        fhir_context=tuple(asked.fhirContext),
+        scopes=asked.scopes,
+        access_life=asked.access_life,
+        refresh_life=asked.refresh_life,
+        fault=asked.fault,
+    )
+
+
 def _first(error: ValidationError) -> str:
     """Which member is wrong, and how; never its value."""
     found = error.errors(include_url=False, include_input=False)[0]
@@ -145,8 +209,8 @@ def _first(error: ValidationError) -> str:
     return f"{where or 'body'}: {found['msg']}"
 
 
-def _openapi() -> dict[str, Any]:
-    """Made from the models that the endpoint reads and writes."""
+def _openapi(*, trials: bool) -> dict[str, Any]:
+    """Made from the models that the endpoint reads and writes. `trials`: whether the launcher is enabled; else its members are not there."""
     described = APIRouter()
 
     async def create(asked: LaunchRequest) -> LaunchAnswer:
@@ -160,6 +224,10 @@ def _openapi() -> dict[str, Any]:
     described.add_api_route(PATH, create, methods=["POST"], status_code=201, summary="Start an app", responses=refusals)
     made = get_openapi(title="FHIR portal gateway", version=__version__, routes=described.routes)
     made["paths"][PATH]["post"]["responses"].pop("422", None)
+    if not trials:
+        for model, members in (("LaunchRequest", _OF_TRIALS), ("LaunchAnswer", {"trial", "events"})):
+            for name in members:
+                made["components"]["schemas"][model]["properties"].pop(name)
     scheme = {"type": "oauth2", "flows": {"clientCredentials": {"tokenUrl": "/auth/{ehr}/token", "scopes": {LAUNCH_RIGHT: "Start apps"}}}}
     made.setdefault("components", {})["securitySchemes"] = {"backend": scheme}
     made["security"] = [{"backend": [LAUNCH_RIGHT]}]

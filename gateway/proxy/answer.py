@@ -31,4 +31,5 @@ class RequestContext:
     via: str = "api"  # api | portal | worker
     message_id: str = ""  # inbox row, when via == "worker"
     fresh: bool = False  # the caller asked for no cached answer (Cache-Control: no-cache)
+    simulated: str = ""  # what goes wrong in the developer's trial that the request belongs to
     until: Callable[[], float] = lambda: math.inf  # time.monotonic() at which the worker's lease runs out, as it was last renewed

@@ -19,7 +19,7 @@ from gateway.fhir.interaction import WRITES, Interaction, Kind, Param
 from gateway.fhir.json import parse
 from gateway.fhir.search import canonical
 from gateway.fhir.tables import Tables
-from gateway.proxy import narrow, paging, render, trail
+from gateway.proxy import narrow, paging, render, simulated, trail
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.capabilities import Capabilities
@@ -70,6 +70,8 @@ class Pipeline:
             ehr = self._ehr(principal.ehr)
             asked, page = paging.resume(self._parts.seal, principal, interaction)
             constraint = self._decide(principal, asked)
+            context = simulated.marked(principal, context)
+            await simulated.meet(asked, context.simulated)
             if asked.type == "AuditEvent" and asked.kind is Kind.SEARCH:
                 return await self._access_log(principal, asked, page, constraint, context)
             reader = Reader(ehr, self._parts.tables, constraint, context, self._parts.events, await self._whose(principal))

@@ -13,6 +13,7 @@ from gateway.proxy.answer import RequestContext
 from gateway.proxy.fetched import Fetched
 from gateway.proxy.narrow import Narrowed
 from gateway.smart.principal import Principal
+from gateway.smart.server.faults import said
 
 _MOST = 200
 """Patients on one record; a search over everyone's data that found more is on record without naming each."""
@@ -48,7 +49,8 @@ def refused(principal: Principal, asked: Interaction, context: RequestContext, e
     """Somebody was refused, or the EHR failed. It is on the record of the patient whose context it was, never of one who was only named."""
     outcome = "8" if error.status >= 500 else "4"
     patients = (principal.patient,) if principal.patient else ()
-    return _record(principal, asked, context, status=error.status, outcome=outcome, patients=patients, reason=error.reason)
+    detail = said(error.simulated)
+    return _record(principal, asked, context, status=error.status, outcome=outcome, patients=patients, reason=error.reason, detail=detail)
 
 
 def unconfirmed(principal: Principal, asked: Interaction, context: RequestContext, reason: str) -> AuditRecord:
@@ -70,10 +72,12 @@ def anonymous(ehr: str, context: RequestContext, error: FhirError) -> AuditRecor
         reason=error.reason,
         principal="anonymous",
         address=context.address,
+        detail=said(error.simulated),
     )
 
 
 def _record(principal: Principal, asked: Interaction, context: RequestContext, **more: Any) -> AuditRecord:
+    more.setdefault("detail", said(context.simulated))
     return AuditRecord(
         id=new_id(),
         recorded=datetime.now(UTC),

@@ -43,6 +43,8 @@ class Principal:
     grant_id: str = ""  # what a revocation takes away
     push: Push | None = None
     may_launch: bool = False  # a system that may start apps (scope gateway.launch)
+    trial: str = ""  # the label of the launcher's trial in which the token was had
+    fault: str = ""  # what goes wrong in it
 
     @property
     def subject(self) -> str:

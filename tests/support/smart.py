@@ -39,6 +39,7 @@ from gateway.smart.server.clients.own_registration import OwnRegistrations, Poli
 from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords
+from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.people.factors import Factors
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider
@@ -47,6 +48,8 @@ from gateway.smart.server.people.verification import Notifier, Verification
 from gateway.smart.server.token.authenticator import Authenticator
 from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.token.inspection import Inspector
+from gateway.smart.server.trial import OFF
+from gateway.smart.server.trials import Trials
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_tables, trial_tables
@@ -150,31 +153,38 @@ class Smart:
     must_push: bool = False
     policy: Policy = field(default_factory=Policy)
     faces: Seen = field(default_factory=Seen)
+    developers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
         lifetimes = Lifetimes()
-        self.keys = SigningKeys(self.database, SEALER, **common)
-        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common)
-        self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common)
-        common_here = common | {"public_url": self.public_url, "must_push": self.must_push}
-        self.authorizations = Authorizations(self.database, types=TYPES, keys=self.keys, lifetimes=lifetimes, **common_here)
-        self.pushed = PushedRequests(self.database, self.tokens, self.authorizations, **common)
-        self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
+        self.launches = Launches(self.database, public_url=self.public_url, **common)
         self.sessions = Sessions(self.database, **common)
+        self.trials = self._trials(common) if self.developers is not None else None
+        watch = {"watch": self.trials or OFF}
+        self.keys = SigningKeys(self.database, SEALER, **common)
+        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common, **watch)
+        self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common, **watch)
+        common_here = common | watch | {"public_url": self.public_url, "must_push": self.must_push}
+        self.authorizations = Authorizations(self.database, types=TYPES, keys=self.keys, lifetimes=lifetimes, **common_here)
+        self.pushed = PushedRequests(self.database, self.tokens, self.authorizations, **common, **watch)
+        self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
         limited = common | {"attempts": self.attempts}
         self.factors = Factors(self.database, SEALER, **limited)
         self.passkeys = Passkeys(self.database, public_url=self.public_url, service="Test", **limited)
         notifier: Notifier = self.mailbox
         self.verification = Verification(self.database, PASSWORDS, SEALER, notifier, service="Test", **limited)
-        self.launches = Launches(self.database, public_url=self.public_url, **common)
         self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
         self.own_registrations = OwnRegistrations(self.database, Rules((EHR, "other")), self.policy, public_url=self.public_url, **common)
         self.clients, self.invites = Clients(self.database, **common), Invites(self.database, **common)
         self.grants = Grants(self.database, **common)
-        self.authenticator = Authenticator(self.database, clock=self.clock)
+        self.authenticator = Authenticator(self.database, clock=self.clock, **watch)
         self.people = People(self.sessions, public_url=self.public_url)
         self.pages = Pages(self.public_url)
+
+    def _trials(self, common: dict[str, Any]) -> Trials:
+        developers = Developers(self.database, self.sessions, self.developers or (), **common)
+        return Trials(self.database, self.launches, developers, SEALER, ehrs=(EHR, "other"), public_url=self.public_url, **common)
 
     async def _record_in(self, connection: Any, record: AuditRecord) -> None:
         del connection

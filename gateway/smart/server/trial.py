@@ -155,7 +155,7 @@ class Off:
 
 OFF: Watch = Off()
 
-_SECRET = ("code_verifier", "client_secret", "client_assertion", "password", "id_token_hint", "launch", "request_uri", "code", "request")
+_SECRET = ("code_verifier", "client_secret", "client_assertion", "password", "id_token_hint", "launch", "request_uri", "code", "request", "trial")
 """Parameters whose values are not kept, only how long they are."""
 
 

@@ -10,7 +10,7 @@ from gateway.smart.scopes import split
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Page
 from gateway.smart.server.requests import given
 from gateway.smart.server.trial import Noted, shown
-from gateway.smart.server.values import Caller, Pairs
+from gateway.smart.server.values import Caller, Decided, Pairs
 from gateway.store.oauth_rows import Grant
 
 
@@ -26,10 +26,10 @@ def request(ehr: str, caller: Caller, pairs: Pairs, snapshot: AuthorizationSnaps
     return Noted("authorize", caller.method, f"/auth/{ehr}/authorize", answer.status if isinstance(answer, Page) else 303, ms, facts)
 
 
-def pushed(ehr: str, pairs: Pairs, status: int, error: str, description: str) -> Noted:
+def pushed(ehr: str, pairs: Pairs, refused: Decided | None) -> Noted:
     """The app sent its request ahead (RFC 9126)."""
-    facts: dict[str, Any] = {"parameters": shown(pairs)}
-    return Noted("push", "POST", f"/auth/{ehr}/par", status, 0.0, facts | _error(error, description))
+    facts: dict[str, Any] = {"parameters": shown(pairs), "answer": dict(refused.body) if refused else {}}
+    return Noted("push", "POST", f"/auth/{ehr}/par", refused.status if refused else 201, 0.0, facts)
 
 
 def step(ehr: str, name: str, facts: Mapping[str, Any]) -> Noted:

@@ -7,11 +7,13 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
 from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
 from gateway.smart.server.requests import given, presented
 from gateway.smart.server.token.decide import authenticate
 from gateway.smart.server.token.driver import TokenDriver
+from gateway.smart.server.trial import OFF, Watch
 from gateway.smart.server.values import (
     CLIENT_REFUSED,
     Caller,
@@ -45,9 +47,10 @@ class PushedRequests:
         *,
         record_in: RecordIn,
         lifetimes: Lifetimes | None = None,
+        watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
-        self._database, self._driver, self._authorizations = database, driver, authorizations
+        self._database, self._driver, self._authorizations, self._watch = database, driver, authorizations, watch
         self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
 
     async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
@@ -67,7 +70,10 @@ class PushedRequests:
             return refused("invalid_request", "A request_uri cannot be pushed.")
         if is_too_long(pairs):
             return refused("invalid_request", "The request is too long.", status=413)
-        judged = validate(pairs, await self._authorizations.snapshot(connection, event.ehr, pairs, event.now))
+        snapshot = await self._authorizations.snapshot(connection, event.ehr, pairs, event.now)
+        judged, launch = validate(pairs, snapshot), snapshot.launch
+        if launch and launch.client_id == event.client_id and await self._watch.of(launch.trial):
+            self._watch.note(launch.trial, noticed.pushed(event.ehr, pairs, None if isinstance(judged, Validated) else _refused(judged)))
         if not isinstance(judged, Validated):
             return _refused(judged)
         handle, life = new_secret(), self._lifetimes.pushed

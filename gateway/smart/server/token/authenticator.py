@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.server.token.bearer import principal_of, refusal
+from gateway.smart.server.trial import OFF, Watch
 from gateway.smart.server.values import Clock
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
@@ -19,8 +20,8 @@ _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*)", re.ASCII | re.IGNO
 class Authenticator:
     """Asked by every request to an EHR's base."""
 
-    def __init__(self, database: Database, *, clock: Clock = now) -> None:
-        self._database, self._clock = database, clock
+    def __init__(self, database: Database, *, watch: Watch = OFF, clock: Clock = now) -> None:
+        self._database, self._watch, self._clock = database, watch, clock
 
     async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
         """Who calls. `authorization` has every value of that header: exactly one, of one Bearer token (ATK-O30, F19). Raises Unauthenticated."""
@@ -30,13 +31,16 @@ class Authenticator:
         if match is None:
             raise Unauthenticated(reason="token-malformed")
         bearer = await self._bearer(digest(match[1]))
-        reason = refusal(bearer, ehr, self._clock())
+        trial = await self._watch.of(bearer.grant.trial) if bearer else None
+        label, fault = (trial.label, trial.fault) if trial else ("", "")
+        real = refusal(bearer, ehr, self._clock())
+        reason = real or refusal(bearer, ehr, self._clock(), fault)
         if reason or bearer is None:
-            raise Unauthenticated("This access token does not count here.", reason=reason)
+            raise Unauthenticated("This access token does not count here.", reason=reason, trial=label, simulated="" if real else fault)
         if bearer.token.replaces:
             async with self._database.write() as connection:
                 await rows.first_use(connection, bearer.token)
-        return principal_of(bearer)
+        return principal_of(bearer, label, fault)
 
     async def allowed_origin(self, origin: str) -> bool:
         """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""

@@ -10,16 +10,16 @@ from gateway.smart.server.values import may_act_on
 from gateway.store.oauth_rows import Bearer
 
 
-def refusal(bearer: Bearer | None, ehr: str, now: datetime) -> str:
-    """The reason id for which this token is a 401 at this EHR, or ""."""
-    if bearer is None:
+def refusal(bearer: Bearer | None, ehr: str, now: datetime, fault: str = "") -> str:
+    """The reason id for which this token is a 401 at this EHR, or "". `fault`: what a trial simulates."""
+    if bearer is None or fault == "fhir-unknown":
         return "token-unknown"
     token, grant, account = bearer.token, bearer.grant, bearer.account
     if grant.ehr != ehr:
         return "token-other-ehr"
     if token.revoked_at is not None or grant.revoked_at is not None:
         return "token-revoked"
-    if token.expires_at <= now:
+    if token.expires_at <= now or fault == "fhir-expired":
         return "token-expired"
     if not bearer.client.may_use(ehr):
         return "client-disabled"
@@ -32,7 +32,7 @@ def refusal(bearer: Bearer | None, ehr: str, now: datetime) -> str:
     return ""
 
 
-def principal_of(bearer: Bearer) -> Principal:
+def principal_of(bearer: Bearer, trial: str = "", fault: str = "") -> Principal:
     """The caller. The scopes are the token's, which may be narrower than the grant's."""
     grant, client, account = bearer.grant, bearer.client, bearer.account
     listed = {one.patient for one in bearer.listed}
@@ -56,4 +56,6 @@ def principal_of(bearer: Bearer) -> Principal:
         grant_id=grant.id,
         push=Push(push.get("mode", ""), push.get("ehr", ""), push.get("source_ehr", "")) if push and kind is PrincipalKind.SYSTEM else None,
         may_launch=kind is PrincipalKind.SYSTEM and LAUNCH_RIGHT in split(bearer.token.scope),
+        trial=trial,
+        fault=fault,
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from joserfc import jwt
 
 from gateway.smart.scopes import split
 from gateway.smart.server.values import Endpoints, Snapshot
-from gateway.store.oauth_rows import Account, Grant
+from gateway.store.oauth_rows import Account, Grant, new_id
 
 
 def launch_context(grant: Grant, endpoints: Endpoints) -> dict[str, Any]:
@@ -23,7 +24,10 @@ def launch_context(grant: Grant, endpoints: Endpoints) -> dict[str, Any]:
 
 def context_members(snapshot: Snapshot) -> dict[str, Any]:
     """The launch context of the grant in question."""
-    return launch_context(snapshot.grant, snapshot.endpoints) if snapshot.grant else {}
+    if snapshot.grant is None:
+        return {}
+    told = replace(snapshot.grant, patient="") if snapshot.simulates("no-patient") else snapshot.grant
+    return launch_context(told, snapshot.endpoints)
 
 
 def fhir_user_url(account: Account, endpoints: Endpoints) -> str:
@@ -52,5 +56,11 @@ def signed_identity(snapshot: Snapshot) -> dict[str, Any]:
         claims["nonce"] = code.nonce
     if "fhirUser" in scopes or "profile" in scopes:
         claims["fhirUser"] = fhir_user_url(account, snapshot.endpoints)
+    if snapshot.simulates("id-token-expired"):
+        claims |= {"iat": issued - 7200, "exp": issued - 3600, "auth_time": issued - 7200}
+    if snapshot.simulates("id-token-other-aud"):
+        claims["aud"] = new_id()
+    if snapshot.simulates("id-token-other-nonce"):
+        claims["nonce"] = new_id()
     header = {"alg": "RS256", "kid": str(key.kid), "typ": "JWT"}
     return {"id_token": jwt.encode(header, claims, key, algorithms=["RS256"])}

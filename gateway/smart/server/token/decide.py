@@ -6,14 +6,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from gateway.errors import Unavailable
 from gateway.smart.scopes import split
 from gateway.smart.server.authlib_core import InvalidClientError
 from gateway.smart.server.core import AUTH_METHODS, Core, OAuthClient, Request
+from gateway.smart.server.faults import PAUSE
 from gateway.smart.server.pkce import S256Always
 from gateway.smart.server.requests import Presented
 from gateway.smart.server.token.assertion import ClientAssertion
 from gateway.smart.server.token.token_grants import BackendGrant, CodeGrant, RefreshGrant
-from gateway.smart.server.values import CLIENT_REFUSED, Decided, Effect, IssueTokens, Pairs, RememberJti, RevokeFamily, Snapshot, refused
+from gateway.smart.server.values import CLIENT_REFUSED, Decided, Effect, IssueTokens, Pairs, RememberJti, RevokeFamily, Snapshot, failed, refused
 from gateway.store.oauth_rows import AccessToken, Client, Grant, RefreshToken, digest, new_id, new_secret
 
 
@@ -41,6 +43,10 @@ class TokenCore(Core):
         self.register_grant(RefreshGrant)
         self.register_grant(BackendGrant)
 
+    def query_client(self, client_id: str) -> OAuthClient | None:
+        """The client of the snapshot, if that is the one asked for."""
+        return None if self.snapshot.simulates("client-refused") else super().query_client(client_id)
+
     def add(self, effect: Effect) -> None:
         """Something must be committed."""
         self._effects.append(effect)
@@ -54,7 +60,13 @@ class TokenCore(Core):
         """Make the rows of a generated token."""
         snapshot, now = self.snapshot, self.snapshot.now
         grant = snapshot.grant or Grant(
-            id=new_id(), ehr=snapshot.endpoints.ehr, client_id=request.client.row.id, scope=token["scope"], created_at=now, exchanged_at=now
+            id=new_id(),
+            ehr=snapshot.endpoints.ehr,
+            client_id=request.client.row.id,
+            scope=token["scope"],
+            created_at=now,
+            exchanged_at=now,
+            trial=snapshot.trial,
         )
         replaces = snapshot.refresh.hash if snapshot.refresh else ""
         until = now + timedelta(seconds=token["expires_in"])
@@ -98,7 +110,18 @@ class TokenCore(Core):
 
 
 def decide(asked: Presented, pairs: Pairs, snapshot: Snapshot) -> Decided:
-    """The answer to a POST at the token endpoint."""
+    """The answer to a POST at the token endpoint. What is really wrong goes before a fault: it is met by a request only that would have succeeded."""
+    real = _decided(asked, pairs, replace(snapshot, fault=""))
+    if real.error or not snapshot.fault:
+        return real
+    pretended = _decided(asked, pairs, snapshot)
+    used = tuple(one for one in real.effects if isinstance(one, RememberJti) and one not in pretended.effects)
+    return replace(pretended, effects=(*used, *pretended.effects), simulated=snapshot.fault)
+
+
+def _decided(asked: Presented, pairs: Pairs, snapshot: Snapshot) -> Decided:
+    if snapshot.simulates("token-down"):
+        return failed(Unavailable(retry_after=PAUSE))
     if asked.problem:
         return CLIENT_REFUSED if asked.problem == "invalid_client" else refused(asked.problem)
     if "grant_type" not in asked.form:

@@ -6,15 +6,22 @@ that of a request that came later.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import replace
+from functools import cache
 
+from joserfc.jwk import RSAKey
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import Unavailable
+from gateway.smart.server import faults
 from gateway.smart.server.clients.jwks import ClientKeys
 from gateway.smart.server.requests import Presented, presented
+from gateway.smart.server.token import noticed
 from gateway.smart.server.token.assertion import ALGORITHMS
 from gateway.smart.server.token.decide import decide
+from gateway.smart.server.trial import OFF, Trial, Watch
 from gateway.smart.server.values import (
     Caller,
     Clock,
@@ -58,23 +65,29 @@ class TokenDriver:
         client_keys: ClientKeys,
         record_in: RecordIn,
         lifetimes: Lifetimes | None = None,
+        watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
-        self._database, self._public_url = database, public_url
+        self._database, self._public_url, self._watch = database, public_url, watch
         self._keys, self._client_keys, self._record_in = keys, client_keys, record_in
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """The answer to a POST at the token endpoint."""
-        asked = presented(request)
+        began, asked = time.monotonic(), presented(request)
         for _ in range(_TRIES):
             snapshot = await self.snapshot(ehr, asked)
             decided = decide(asked, request.pairs, snapshot)
+            if decided.simulated == "token-slow":
+                await asyncio.sleep(faults.TOKEN_SLOW)
             event = Event(ehr, caller, snapshot.now, snapshot.client, snapshot.account, asked.client_id[:255])
             try:
-                return await self._commit(decided, snapshot, event)
+                answer = await self._commit(decided, snapshot, event)
             except _LostError:
                 continue  # somebody else was first: what he did is there to be read
+            if snapshot.trial:
+                self._watch.note(snapshot.trial, noticed.token(asked, request, snapshot, answer, 1000 * (time.monotonic() - began)))
+            return answer
         raise Unavailable(reason="token-contended", retry_after=1)
 
     async def snapshot(self, ehr: str, asked: Presented) -> Snapshot:
@@ -86,7 +99,31 @@ class TokenDriver:
             found = replace(found, client_keys=await self._client_keys.of(found.client, asked.assertion.key_id))
         if found.code:
             found = replace(found, signing_key=await self._keys.signing())
-        return found
+        return await self._in_trial(found, asked)
+
+    async def _in_trial(self, found: Snapshot, asked: Presented) -> Snapshot:
+        """What a developer chose for the launch that this is about. It counts for the client alone whose launch that is."""
+        trial, lifetimes = await self._trial_of(found, asked), found.lifetimes
+        if trial is None:
+            return found
+        fault = faults.of_token_request(trial.fault, asked.form.get("grant_type", ""))
+        if fault == "id-token-unknown-key" and found.signing_key:
+            found = replace(found, signing_key=await asyncio.to_thread(_unpublished, str(found.signing_key.kid)))
+        ends = max(1, int((trial.expires_at - found.now).total_seconds()))  # what is had in a trial ends with it
+        access = min(lifetimes.access, trial.wanted.access_life or lifetimes.access, ends)
+        refresh = min(lifetimes.refresh, trial.wanted.refresh_life or lifetimes.refresh, ends)
+        shorter = replace(lifetimes, access=access, refresh=refresh, backend=min(lifetimes.backend, access))
+        return replace(found, trial=trial.label, fault=fault, lifetimes=shorter)
+
+    async def _trial_of(self, found: Snapshot, asked: Presented) -> Trial | None:
+        """By the code or refresh token; a backend service, which has neither, names its trial itself."""
+        if found.grant is not None:
+            return await self._watch.of(found.grant.trial) if found.client and found.client.id == found.grant.client_id else None
+        if asked.form.get("grant_type") != "client_credentials" or "trial" not in asked.form:
+            return None
+        trial = await self._watch.of(digest(asked.form["trial"]))
+        named = (found.endpoints.ehr, asked.client_id, "backend")
+        return trial if trial and (trial.ehr, trial.client_id, trial.wanted.kind) == named else None
 
     async def _commit(self, decided: Decided, snapshot: Snapshot, event: Event) -> Decided:
         patient = snapshot.grant.patient if snapshot.grant else ""
@@ -95,9 +132,16 @@ class TokenDriver:
             for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
                 if not await _apply(connection, effect, snapshot):
                     raise _LostError
-            record = event.record("token", decided.status, reason=decided.error, patient=patient, detail="family-revoked" if revoked else "")
+            detail = "; ".join(part for part in ("family-revoked" if revoked else "", faults.said(decided.simulated)) if part)
+            record = event.record("token", decided.status, reason=decided.error, patient=patient, detail=detail)
             await self._record_in(connection, record)
         return replace(decided, recorded=True)
+
+
+@cache
+def _unpublished(kid: str) -> RSAKey:
+    """A key that pretends to be the one of that name."""
+    return RSAKey.generate_key(2048, {"kid": kid, "use": "sig", "alg": "RS256"}, private=True)
 
 
 async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) -> Snapshot:

@@ -7,10 +7,12 @@ from typing import Any
 
 from gateway.smart.scopes import split
 from gateway.smart.server.requests import presented, repeated
+from gateway.smart.server.token import noticed
 from gateway.smart.server.token.bearer import refusal
 from gateway.smart.server.token.context import fhir_user_url, launch_context
 from gateway.smart.server.token.decide import authenticate
 from gateway.smart.server.token.driver import TokenDriver
+from gateway.smart.server.trial import OFF, Watch
 from gateway.smart.server.values import (
     CLIENT_REFUSED,
     Caller,
@@ -27,7 +29,7 @@ from gateway.smart.server.values import (
 from gateway.store import oauth as rows
 from gateway.store import people
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Bearer, Client, digest
+from gateway.store.oauth_rows import Bearer, Client, Grant, digest
 
 _INACTIVE: dict[str, Any] = {"active": False}
 
@@ -35,8 +37,10 @@ _INACTIVE: dict[str, Any] = {"active": False}
 class Inspector:
     """Who may ask about a token: any confidential client of the EHR, and any holder of a token that counts there (HL7@282, 283)."""
 
-    def __init__(self, database: Database, driver: TokenDriver, *, public_url: str, record_in: RecordIn, clock: Clock = now) -> None:
-        self._database, self._driver, self._public_url = database, driver, public_url
+    def __init__(
+        self, database: Database, driver: TokenDriver, *, public_url: str, record_in: RecordIn, watch: Watch = OFF, clock: Clock = now
+    ) -> None:
+        self._database, self._driver, self._public_url, self._watch = database, driver, public_url, watch
         self._record_in, self._clock = record_in, clock
 
     async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
@@ -49,8 +53,10 @@ class Inspector:
             return _noted(CLIENT_REFUSED, asking, "introspect")
         found = await rows.bearer(self._database.derive, digest(token))
         if found is None or refusal(found, ehr, asking.now):
+            await self._seen("introspect", ehr, request, Decided(200, _INACTIVE), found.grant if found else None, asking)
             return _noted(Decided(200, _INACTIVE), asking, "introspect", detail="inactive")
         active = Decided(200, described(found, Endpoints(self._public_url, ehr)))
+        await self._seen("introspect", ehr, request, active, found.grant, asking)
         return _noted(active, asking, "introspect", patient=found.grant.patient, detail=f"token of {found.grant.client_id}")
 
     async def revoke(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
@@ -76,7 +82,15 @@ class Inspector:
                 await rows.revoke_access_token(connection, hash_, moment)
             account = await people.account(connection, grant.account_id) if grant.account_id else None
             await self._record_in(connection, replace(asking, account=account).record("revoke", 200, patient=grant.patient))
+        await self._seen("revoke", ehr, request, Decided(200, {}), grant, asking)
         return Decided(200, {}, recorded=True)
+
+    async def _seen(self, kind: str, ehr: str, request: TokenRequest, decided: Decided, grant: Grant | None, asking: Event) -> None:
+        """For the developer whose trial the token is of, where her app asks itself."""
+        if grant is None or not grant.trial or asking.client is None or asking.client.id != grant.client_id:
+            return
+        if await self._watch.of(grant.trial):
+            self._watch.note(grant.trial, noticed.inspected(kind, ehr, presented(request), request, decided))
 
     async def _asking(self, ehr: str, request: TokenRequest, caller: Caller) -> tuple[Event, bool]:
         """Who asks, as far as that is known, and whether the answer may be given."""

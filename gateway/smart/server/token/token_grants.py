@@ -73,7 +73,7 @@ class CodeGrant(AuthorizationCodeGrant):
         if row.state != "issued":
             self.server.add(RevokeFamily(grant.id, "code-reused"))
             return None
-        return Issued(row, grant) if snapshot.now < row.expires_at else None
+        return Issued(row, grant) if snapshot.now < row.expires_at and not snapshot.simulates("code-expired") else None
 
     def authenticate_user(self, authorization_code: Issued) -> Account | None:
         """The person who consented."""
@@ -109,14 +109,16 @@ class RefreshGrant(RefreshTokenGrant):
             return None
         if row.state == "spent":
             self.server.add(RevokeFamily(grant.id, "refresh-reused"))
-        if row.state != "active":
+        if snapshot.simulates("refresh-revoked"):
+            self.server.add(RevokeFamily(grant.id, "simulated"))
+        if row.state != "active" or snapshot.simulates("refresh-revoked") or snapshot.simulates("refresh-expired"):
             return None
         return Issued(row, grant) if snapshot.now < row.expires_at and holder(snapshot) else None
 
     def _validate_token_scope(self, token: Issued) -> None:
         """Refreshing may narrow and never widen (AUTHLIB-E7)."""
         scope = self.request.payload.scope
-        if scope and not is_subset(scope, token.get_scope()):
+        if (scope and not is_subset(scope, token.get_scope())) or self.server.snapshot.simulates("refresh-scope"):
             raise InvalidScopeError
 
     def authenticate_user(self, refresh_token: Issued) -> Account | None:
@@ -144,6 +146,8 @@ class BackendGrant(ClientCredentialsGrant):
 
     def validate_requested_scope(self) -> None:
         """system/ scopes within the registration, at least one; anything beyond refuses the whole (HL7@250)."""
+        if self.server.snapshot.simulates("token-scope"):
+            raise InvalidScopeError
         wanted = split(self.request.payload.scope or "")
         registered: str = self.client.row.scope
         if not wanted or not registered or not all(map(is_for_systems, wanted)) or not is_subset(" ".join(wanted), registered):

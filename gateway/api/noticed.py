@@ -1,0 +1,93 @@
+"""What a developer sees of her app's requests to a FHIR base. Pure; only the addresses of resources and never what is in them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.errors import FhirError
+from gateway.fhir.interaction import Interaction
+from gateway.proxy.answer import Answer
+from gateway.smart.policy import LETTER
+from gateway.smart.principal import Principal
+from gateway.smart.server.trial import Noted
+
+
+class _Searchset(msgspec.Struct):
+    """As far as it is counted."""
+
+    entry: list[msgspec.Raw] = []
+
+
+_decode = msgspec.json.Decoder(_Searchset).decode
+
+
+class Asked(Protocol):
+    """api.fhir.Incoming."""
+
+    @property
+    def ehr(self) -> str:
+        """The EHR's name."""
+        ...
+
+    @property
+    def method(self) -> str:
+        """Of HTTP."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Below the base."""
+        ...
+
+    @property
+    def query(self) -> bytes:
+        """As sent."""
+        ...
+
+
+def call(asked: Asked, principal: Principal | None, interaction: Interaction | None, answer: Answer, refused: FhirError | None, ms: float) -> Noted:
+    """A request with a token, and its answer."""
+    facts: dict[str, Any] = {}
+    if interaction:
+        facts["interaction"] = f"{interaction.kind} {interaction.type}".strip()
+    if principal and interaction:
+        letter = LETTER.get(interaction.kind, "")
+        facts["scopes"] = [str(one) for one in principal.scopes if letter and one.allows(interaction.type, letter)]
+    if refused:
+        facts |= {"reason": refused.reason, "sentence": refused.message}
+    elif answer.header("Cache-Status"):
+        facts |= {"cached": "hit" in answer.header("Cache-Status"), "entries": _entries(answer, interaction)}
+    if simulated := _simulated(principal, refused):
+        facts["simulated"] = simulated
+    return Noted("fhir", asked.method, _address(asked), answer.status, ms, facts)
+
+
+def document(asked: Asked, answer: Answer, ms: float) -> Noted:
+    """A discovery document, read by a page that says where it is from and nothing else."""
+    return Noted("discovery", asked.method, _address(asked), answer.status, ms, {"known_by": "the web origin of the app"})
+
+
+def _address(asked: Asked) -> str:
+    """As the app wrote it, but for a token that does not belong there."""
+    query = asked.query.decode("latin-1")
+    if "access_token=" in query:
+        query = "(a token, which does not belong there)"
+    return f"/fhir/{asked.ehr}/{asked.path}" + (f"?{query}" if query else "")
+
+
+def _entries(answer: Answer, interaction: Interaction | None) -> int:
+    """Resources in it: of a searchset those that match and those that come along."""
+    if interaction is None or not interaction.kind.startswith("search"):
+        return int(bool(answer.body))
+    try:
+        return len(_decode(answer.body).entry)
+    except msgspec.DecodeError:
+        return 0
+
+
+def _simulated(principal: Principal | None, refused: FhirError | None) -> str:
+    if refused:
+        return refused.simulated
+    return principal.fault if principal and principal.fault == "fhir-slow" else ""
