@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import uvicorn
 
-from gateway import app, compose, config
+from gateway import app, compose, config, local
 from gateway.sandbox.double import Double, served
 from gateway.sandbox.forms import send
 from gateway.sockets import listening
@@ -88,8 +88,8 @@ async def serving(folder: Path, ehr: str, people: int) -> AsyncIterator[str]:
     gateway = compose.gateway(settings)
     await schema.prepare(gateway.state.database)
     metadata = {"client_id": "bench", "client_name": "Bench", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none"}
-    await compose.registrar(gateway.state, ("ehr",)).register(metadata)
-    accounts = compose.accounts(gateway.state)
+    await local.registrar(gateway.state, ("ehr",)).register(metadata)
+    accounts = local.accounts(gateway.state)
     for number in range(people):
         await accounts.add(f"person-{number}", PASSWORD, ehr="ehr", fhir_user=f"Patient/p{number}")
     server = uvicorn.Server(uvicorn.Config(app.app(gateway), log_level="critical", ws="none"))

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
-from gateway import compose, logs, worker
+from gateway import compose, local, logs, worker
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import ConfigError, FhirError, Unavailable
@@ -153,7 +153,7 @@ def _config(settings: Settings) -> uvicorn.Config:
 async def _check(settings: Settings) -> None:
     """Make or check the schema before the port answers anybody; a store that is down is told here and not in a log."""
     try:
-        async with compose.opened(settings):
+        async with local.opened(settings):
             pass
     except Unavailable as error:
         raise ConfigError("The store does not answer", where="store", fix="start it, or run gateway doctor") from error

@@ -1,14 +1,12 @@
 """Builds every object once, in one visible, ordered list. The only place that names concrete classes.
 
-`State` is what a command on this machine needs: the store, the keys, the record of accesses. `gateway` builds on it all that serves and
-delivers, in the order in which each needs the ones before it.
+`gateway` builds on what is on this machine (`local`) all that serves and delivers, in the order in which each needs the ones before it.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,7 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Request
 from sqlalchemy import text
 
-from gateway import shipped
+from gateway import credentials, local, shipped
 from gateway.adapters import ehr as adapters
 from gateway.adapters import notify
 from gateway.adapters.ehr.base import Ehr
@@ -45,34 +43,26 @@ from gateway.ingest.deliver import Worker
 from gateway.ingest.receive import Door, Inbox
 from gateway.ingest.senders import RegisteredSenders
 from gateway.ingest.signals import Signals
+from gateway.local import State
 from gateway.portal.chart import Source
 from gateway.portal.faces import Faces
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.capabilities import Capabilities
 from gateway.proxy.pipeline import Parts, Pipeline
-from gateway.seal import Plain, Sealer, Seals, load_or_make_key
+from gateway.seal import Plain, Seals
 from gateway.smart.client.assertion import KeyUnusable, public_keys
-from gateway.smart.client.backend import Backend, BackendClient
 from gateway.smart.client.connections import Connections
 from gateway.smart.client.http import Http
 from gateway.smart.client.persons import PersonTokens
 from gateway.smart.client.tokens import Tokens
-from gateway.smart.client.user import UserClient, UserEndpoints
 from gateway.smart.policy import AccessRules
 from gateway.smart.server.authorization.authorizer import Authorizations
 from gateway.smart.server.authorization.grants import Grants
-from gateway.smart.server.authorization.launches import Launches
 from gateway.smart.server.authorization.pushed import PushedRequests
-from gateway.smart.server.clients.admin import Clients
-from gateway.smart.server.clients.invites import Invites
 from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
-from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
-from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
-from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.people.accounts import Accounts, Passwords
 from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.people.factors import Factors
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider, ProviderConfig
 from gateway.smart.server.people.sessions import Sessions
@@ -83,10 +73,7 @@ from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.trial import OFF
 from gateway.smart.server.trials import Trials
 from gateway.smart.server.values import Endpoints
-from gateway.store import schema
-from gateway.store.audit import AuditLog
 from gateway.store.base import Database, now
-from gateway.store.events import EventLog
 from gateway.store.turns import StoredTurns
 from gateway.web import apps, authorize, forgotten, portal, security, signin, upstream
 from gateway.web.doors import Doors
@@ -97,96 +84,6 @@ from gateway.web.people import People
 AnEhr = adapters.AutoEhr | adapters.GenericEhr
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is on disk and in the database."""
-
-    settings: Settings
-    database: Database
-    seals: Seals
-    audit: AuditLog
-    events: EventLog
-
-    async def close(self) -> None:
-        """Load what is still in the segment, and let go."""
-        await self.audit.close()
-        self.events.close()
-        await self.database.close()
-
-
-def state(settings: Settings) -> State:
-    """Everything that has no network but the database's. Nothing is opened yet."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    database = Database(settings.store)
-    seals = _seals(settings)
-    return State(
-        settings,
-        database,
-        seals,
-        AuditLog(database, settings.data_dir / "audit"),
-        EventLog(settings.data_dir / "events", seals),
-    )
-
-
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncGenerator[State]:
-    """The state with its schema made or checked, for the length of a block."""
-    found = state(settings)
-    try:
-        await schema.prepare(found.database)
-        yield found
-    finally:
-        await found.close()
-
-
-def has_store(settings: Settings) -> bool:
-    """Whether there may be a store to open: an SQLite file that is not there is not made by a command that only looks."""
-    return not settings.store.startswith("sqlite") or Path(settings.store.partition(":///")[2]).exists()
-
-
-def _seals(settings: Settings) -> Seals:
-    return _sealer(settings) if settings.seal else Plain()
-
-
-def _sealer(settings: Settings) -> Sealer:
-    """Page links are sealed even where what rests is not: an open one could be rewritten to continue somebody else's search (ATK-F15)."""
-    return Sealer(settings.key or (load_or_make_key(settings.key_file or settings.data_dir / "key"),))
-
-
-def registrar(found: State, ehrs: tuple[str, ...] = ()) -> Registrar:
-    """Registers clients. `ehrs` stands in where no EHR is set."""
-    known = tuple(one.name for one in found.settings.ehrs) or ehrs
-    return Registrar(found.database, Rules(known, found.settings.jwks_loopback), record_in=found.audit.record_in)
-
-
-def own_registrations(found: State) -> OwnRegistrations:
-    """Clients that register themselves."""
-    settings = found.settings
-    rules = Rules(tuple(one.name for one in settings.ehrs), settings.jwks_loopback)
-    policy = Policy(settings.registration, settings.registration_review)
-    return OwnRegistrations(found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in)
-
-
-def clients(found: State) -> Clients:
-    """Registered clients, for the operator."""
-    return Clients(found.database, record_in=found.audit.record_in)
-
-
-def accounts(found: State) -> Accounts:
-    """People who sign in."""
-    return Accounts(found.database, Passwords(), record_in=found.audit.record_in)
-
-
-def factors(found: State) -> Factors:
-    """Their second factors, for the operator."""
-    return Factors(found.database, found.seals, record_in=found.audit.record_in)
-
-
-def launches(found: State) -> Launches:
-    """EHR launches."""
-    return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
-
-
 def trials(found: State, sessions: Sessions) -> Trials | None:
     """Trials of the launcher; None where it is off."""
     settings, record_in = found.settings, found.audit.record_in
@@ -194,17 +91,7 @@ def trials(found: State, sessions: Sessions) -> Trials | None:
         return None
     developers = Developers(found.database, sessions, settings.launcher_users, record_in=record_in)
     names, url = tuple(one.name for one in settings.ehrs), settings.public_url
-    return Trials(found.database, launches(found), developers, found.seals, ehrs=names, public_url=url, record_in=record_in)
-
-
-def signing_keys(found: State) -> SigningKeys:
-    """Keys of id_tokens."""
-    return SigningKeys(found.database, found.seals, record_in=found.audit.record_in)
-
-
-def invites(found: State) -> Invites:
-    """What developers register their clients with."""
-    return Invites(found.database, record_in=found.audit.record_in)
+    return Trials(found.database, local.launches(found), developers, found.seals, ehrs=names, public_url=url, record_in=record_in)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +135,7 @@ class Gateway:
 
 def gateway(settings: Settings) -> Gateway:
     """The list. Called within the running loop: connection pools belong to it. Raises ConfigError."""
-    found = state(settings)
+    found = local.state(settings)
     database, audit, events, seals = found.database, found.audit, found.events, found.seals
     tables = shipped.tables()
     names = tuple(one.name for one in settings.ehrs)
@@ -273,7 +160,7 @@ def gateway(settings: Settings) -> Gateway:
             access_log=AccessLog(audit),
             capabilities=capabilities,
             events=events.write,
-            seal=_sealer(settings),
+            seal=local.sealer(settings),
             public_url=settings.public_url,
             rules=AccessRules(settings.writes, settings.practitioner_access),
             lives=_lives(settings),
@@ -293,7 +180,7 @@ def gateway(settings: Settings) -> Gateway:
     launcher = trials(found, sessions)
     watch = launcher or OFF
     authenticator = Authenticator(database, watch=watch)
-    keys = signing_keys(found)
+    keys = local.signing_keys(found)
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
     driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in, watch=watch)
     inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in, watch=watch)
@@ -315,7 +202,7 @@ def gateway(settings: Settings) -> Gateway:
     doors = Doors(
         people_accounts,
         sessions,
-        factors(found),
+        local.factors(found),
         Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
         Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
         {one.name: _provider(found, one) for one in settings.sign_in},
@@ -333,8 +220,8 @@ def gateway(settings: Settings) -> Gateway:
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
-        registration.router(own_registrations(found), oauth_edge),
-        api_launches.router(authenticator, api_launches.Starters(launches(found), settings.public_url, launcher), oauth_edge),
+        registration.router(local.own_registrations(found), oauth_edge),
+        api_launches.router(authenticator, api_launches.Starters(local.launches(found), settings.public_url, launcher), oauth_edge),
         *((api_trials.router(launcher),) if launcher else ()),
         upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
@@ -385,7 +272,7 @@ def _connected(ehr: EhrSettings, auth: adapters.Auth) -> AnEhr:
         platform=ehr.platform,
         auth=auth,
         timeout=ehr.timeout,
-        tls=_tls(ehr),
+        tls=credentials.tls(ehr),
         aliases=ehr.aliases,
         told=adapters.Told(ehr.client_ids, ehr.transactions),
     )
@@ -437,54 +324,9 @@ def _auth(ehr: EhrSettings) -> adapters.Auth:
         case "bearer":
             return adapters.Bearer(ehr.secret())
         case "smart-backend":
-            return Tokens(smart_backend(ehr))
+            return Tokens(credentials.smart_backend(ehr))
         case _:
             return adapters.NoAuth()
-
-
-def smart_backend(ehr: EhrSettings) -> Backend:
-    """What asks an EHR for the gateway's own tokens (auth = smart-backend). Raises ConfigError for a key that cannot be used."""
-    client = BackendClient(
-        ehr.name,
-        ehr.url,
-        ehr.client_id,
-        ehr.key_file or Path(),
-        ehr.kid,
-        ehr.scope,
-        token_endpoint=ehr.token_endpoint,
-        loopback=ehr.token_loopback,
-    )
-    try:
-        return Backend(client, Http(_trust(ehr), timeout=ehr.timeout))
-    except KeyUnusable as error:
-        raise _key_unusable(ehr, error) from error
-
-
-def user_endpoints(settings: Settings, ehr: EhrSettings) -> UserEndpoints:
-    """What speaks for the gateway as an app at one EHR (auth = smart). Raises ConfigError for a key that cannot be used."""
-    client = UserClient(
-        ehr.name,
-        ehr.url,
-        ehr.client_id,
-        ehr.scope,
-        f"{settings.public_url}/auth/{ehr.name}/upstream/callback",
-        secret=ehr.app_secret(),
-        key_file=ehr.key_file,
-        kid=ehr.kid,
-        loopback=ehr.token_loopback,
-    )
-    try:
-        return UserEndpoints(client, Http(_trust(ehr), timeout=ehr.timeout))
-    except KeyUnusable as error:
-        raise _key_unusable(ehr, error) from error
-
-
-def _key_unusable(ehr: EhrSettings, error: KeyUnusable) -> ConfigError:
-    return ConfigError(
-        f"EHR {ehr.name}: the key in {ehr.key_file} cannot be used: {error}",
-        where=f"ehr.{ehr.name}.key_file",
-        fix="name a private JWK, JWK Set or PEM file (RSA of 2048 bits or more, or P-384), and set kid where it says none",
-    )
 
 
 def _public_keys(ehr: EhrSettings) -> tuple[Mapping[str, Any], ...]:
@@ -498,32 +340,14 @@ def _public_keys(ehr: EhrSettings) -> tuple[Mapping[str, Any], ...]:
 def _persons(found: State, ehr: EhrSettings) -> PersonTokens:
     where = f"{found.settings.public_url}/auth/{ehr.name}/upstream"
     turns = StoredTurns(found.database, life=4 * ehr.timeout)  # longer than a refresh can take: two at once would be reuse of a token
-    return PersonTokens(user_endpoints(found.settings, ehr), found.database, found.seals, turns, where=where, record_in=found.audit.record_in)
+    return PersonTokens(
+        credentials.user_endpoints(found.settings, ehr), found.database, found.seals, turns, where=where, record_in=found.audit.record_in
+    )
 
 
 def _connections(found: State, persons: Mapping[str, PersonTokens]) -> Mapping[str, Connections]:
     made = found.database, found.seals
     return {name: Connections(one.endpoints, *made, record_in=found.audit.record_in) for name, one in persons.items()}
-
-
-def _tls(ehr: EhrSettings) -> ssl.SSLContext | None:
-    """None: what the system trusts, and no certificate of our own."""
-    if not ehr.url.startswith("https://") or not (ehr.ca or ehr.auth == "mtls"):
-        return None
-    return _trust(ehr)
-
-
-def _trust(ehr: EhrSettings) -> ssl.SSLContext:
-    """What is trusted for this EHR, and our own certificate where it has one."""
-    own = (ehr.client_cert, ehr.client_key) if ehr.auth == "mtls" else (None, None)
-    try:
-        return adapters.tls_context(ca=ehr.ca, certificate=own[0], key=own[1])
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            f"EHR {ehr.name}: its certificates cannot be used ({error.strerror or error})",
-            where=f"ehr.{ehr.name}",
-            fix="ca, client_cert and client_key are PEM files, and the key is that of the certificate",
-        ) from error
 
 
 def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.audit import AuditRecord
 from gateway.cli import options, output
 from gateway.config import Settings
@@ -74,7 +74,7 @@ def audit(json_: bool, events: bool, config: Path | None, store: str | None, ehr
 
 
 async def _read(settings: Settings, asked: dict[str, Any], *, events: bool) -> tuple[Sequence[AuditRecord], list[tuple[str, str]]]:
-    async with compose.opened(settings) as state:
+    async with local.opened(settings) as state:
         return await state.audit.search(**asked), state.events.read(asked["request_id"]) if events else []
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 import click
 import httpx
 
-from gateway import compose
+from gateway import local
 from gateway.cli import client_care, options, output, upstream
 from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
@@ -146,8 +146,8 @@ def _told(one: Client) -> dict[str, Any]:
 
 
 async def _register(settings: Settings, entries: list[Any], ehrs: tuple[str, ...]) -> list[Mapping[str, Any]]:
-    async with compose.opened(settings) as state:
-        registrar = compose.registrar(state, ehrs)
+    async with local.opened(settings) as state:
+        registrar = local.registrar(state, ehrs)
         found: list[Mapping[str, Any]] = []
         for number, entry in enumerate(entries, 1):
             try:
@@ -218,9 +218,9 @@ def token(
 
 async def _registered(settings: Settings, client_id: str) -> Client | None:
     """The client, when the gateway's store can be read from here. It only saves typing: the gateway may be elsewhere."""
-    if not compose.has_store(settings):
+    if not local.has_store(settings):
         return None
-    async with compose.opened(settings) as state, state.database.read() as connection:
+    async with local.opened(settings) as state, state.database.read() as connection:
         return await rows.client(connection, client_id)
 
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.cli import options, output
-from gateway.compose import State
 from gateway.config import Settings
 from gateway.errors import ConfigError
+from gateway.local import State
 from gateway.smart.server.clients.admin import Clients
 from gateway.smart.server.clients.invites import Terms
 from gateway.store.oauth_rows import Invite
@@ -152,7 +152,7 @@ def invite(
     """Make a token with which a developer registers a client at one EHR (registration = token), and print it, this once."""
     loaded = options.settings(config, store, ehr)
     terms = Terms(options.chosen(loaded, ehr), uses, days, system_scope)
-    made, token = _with(loaded.settings, lambda state: compose.invites(state).make(terms))
+    made, token = _with(loaded.settings, lambda state: local.invites(state).make(terms))
     if json_:
         output.show_json(_told(made) | {"initial_access_token": token})
         return
@@ -167,7 +167,7 @@ def invite(
 @options.as_json
 def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """List the invites that can still be used."""
-    found = _with(options.settings(config, store, ehr).settings, lambda state: compose.invites(state).usable())
+    found = _with(options.settings(config, store, ehr).settings, lambda state: local.invites(state).usable())
     if json_:
         output.show_json([_told(one) for one in found])
         return
@@ -181,7 +181,7 @@ def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str,
 @options.as_json
 def withdraw(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """End an invite before its time. Clients that were registered with it stay."""
-    _with(options.settings(config, store, ehr).settings, lambda state: compose.invites(state).withdraw(id_))
+    _with(options.settings(config, store, ehr).settings, lambda state: local.invites(state).withdraw(id_))
     _say({"id": id_, "uses_left": 0}, f"The invite {id_} is withdrawn.", json_=json_)
 
 
@@ -190,12 +190,12 @@ COMMANDS: tuple[click.Command, ...] = (approve, disable, enable, rotate_secret, 
 
 def with_clients(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[Clients], Awaitable[T]]) -> T:
     """What `work` makes of the registered clients."""
-    return _with(options.settings(config, store, ehr).settings, lambda state: work(compose.clients(state)))
+    return _with(options.settings(config, store, ehr).settings, lambda state: work(local.clients(state)))
 
 
 def _with(settings: Settings, work: Callable[[State], Awaitable[T]]) -> T:
     async def do() -> T:
-        async with compose.opened(settings) as state:
+        async with local.opened(settings) as state:
             return await work(state)
 
     return asyncio.run(do())

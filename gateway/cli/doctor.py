@@ -22,7 +22,7 @@ import httpx
 import redis
 from sqlalchemy import text
 
-from gateway import compose, seal
+from gateway import local, seal
 from gateway.cli import ehr_report, ehr_smart, options, output, upstream
 from gateway.config import EhrSettings, Settings, is_loopback
 from gateway.errors import ConfigError, GatewayError
@@ -170,7 +170,7 @@ def key(settings: Settings) -> Finding:
 def the_store(settings: Settings) -> Finding:
     """Reachable, and with the schema of this version."""
     url = settings.store
-    if not compose.has_store(settings):
+    if not local.has_store(settings):
         return ok("store", f"{url.partition(':///')[2]} will be made at the first start")
     return asyncio.run(_store(url))
 

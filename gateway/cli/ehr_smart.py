@@ -12,7 +12,7 @@ from typing import Any
 
 from joserfc import jwk
 
-from gateway import compose
+from gateway import credentials
 from gateway.config import EhrSettings, Settings
 from gateway.errors import ConfigError
 from gateway.smart.client.assertion import KeyUnusable
@@ -55,7 +55,7 @@ def app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
 
 
 async def _app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
-    endpoints = compose.user_endpoints(settings, ehr)
+    endpoints = credentials.user_endpoints(settings, ehr)
     asked, described = await endpoints.ask(), await endpoints.discovery.configuration()
     method = "private_key_jwt" if ehr.key_file else "client_secret_basic" if ehr.app_secret() else "none"
     speaks = misfits_of_app(described, method=method, scope=ehr.scope) if isinstance(described, Configuration) else ()
@@ -76,7 +76,7 @@ def headers(ehr: EhrSettings) -> dict[str, str]:
 
 
 async def _sign_in(ehr: EhrSettings) -> SignIn:
-    backend = compose.smart_backend(ehr)
+    backend = credentials.smart_backend(ehr)
     described = await backend.discovery.configuration()
     speaks = misfits(described, algorithm=backend.key.algorithm, token_endpoint=ehr.token_endpoint) if isinstance(described, Configuration) else ()
     found = await backend()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -126,12 +126,12 @@ def drop(id_: str, yes: bool, json_: bool, config: Path | None, store: str | Non
 
 
 async def _listed(settings: Settings, state: str, source: str, limit: int) -> tuple[list[Listed], Accounting]:
-    async with compose.opened(settings) as found:
+    async with local.opened(settings) as found:
         return await admin.listed(found.database, state=state, source=source, limit=limit), await admin.accounting(found.database)
 
 
 async def _shown(settings: Settings, id_: str) -> Shown:
-    async with compose.opened(settings) as found:
+    async with local.opened(settings) as found:
         try:
             shown = await admin.shown(found.database, found.seals, id_)
         except SealBroken as error:
@@ -142,13 +142,13 @@ async def _shown(settings: Settings, id_: str) -> Shown:
 
 
 async def _retry(settings: Settings, id_: str) -> None:
-    async with compose.opened(settings) as found:
+    async with local.opened(settings) as found:
         if not await admin.retry(found.database, found.audit, id_):
             raise ConfigError(f"{id_} is not dead", where="ID", fix="only a dead message can be sent again; gateway inbox list shows them")
 
 
 async def _drop(settings: Settings, id_: str) -> None:
-    async with compose.opened(settings) as found:
+    async with local.opened(settings) as found:
         if not await admin.drop(found.database, found.audit, found.seals, id_):
             raise ConfigError(f"{id_} cannot be dropped", where="ID", fix="it is under way, through, or unknown; gateway inbox show tells")
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.cli import options, output
 from gateway.smart.server.keys import SigningKeys
 
@@ -61,8 +61,8 @@ def rotate(at_once: bool, json_: bool, config: Path | None, store: str | None, e
 
 def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[SigningKeys], Awaitable[T]]) -> T:
     async def do() -> T:
-        async with compose.opened(options.settings(config, store, ehr).settings) as state:
-            return await work(compose.signing_keys(state))
+        async with local.opened(options.settings(config, store, ehr).settings) as state:
+            return await work(local.signing_keys(state))
 
     return asyncio.run(do())
 

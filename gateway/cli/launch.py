@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -91,5 +91,5 @@ def _items(texts: tuple[str, ...]) -> tuple[Mapping[str, Any], ...]:
 
 
 async def _create(settings: Settings, wanted: Wanted) -> Created:
-    async with compose.opened(settings) as state:
-        return await compose.launches(state).create(wanted)
+    async with local.opened(settings) as state:
+        return await local.launches(state).create(wanted)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from gateway import compose
+from gateway import local
 from gateway.cli import options, output
 from gateway.config import Settings
 from gateway.errors import ConfigError
@@ -153,22 +153,22 @@ def _day(moment: datetime | None) -> str:
 
 
 async def _all(settings: Settings) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
-    async with compose.opened(settings) as state:
-        return await compose.accounts(state).all()
+    async with local.opened(settings) as state:
+        return await local.accounts(state).all()
 
 
 async def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
-    async with compose.opened(settings) as state:
-        accounts = compose.accounts(state)
+    async with local.opened(settings) as state:
+        accounts = local.accounts(state)
         found = await _found(accounts, name)
         await change(accounts, found)
         return found
 
 
 async def _reset(settings: Settings, name: str) -> Account:
-    async with compose.opened(settings) as state:
-        found = await _found(compose.accounts(state), name)
-        await compose.factors(state).reset(found)
+    async with local.opened(settings) as state:
+        found = await _found(local.accounts(state), name)
+        await local.factors(state).reset(found)
         return found
 
 
@@ -179,8 +179,8 @@ async def _found(accounts: Accounts, name: str) -> Account:
 
 
 async def _add(settings: Settings, name: str, password: str, facts: dict[str, Any]) -> Account:
-    async with compose.opened(settings) as state:
-        return await compose.accounts(state).add(name, password, **facts)
+    async with local.opened(settings) as state:
+        return await local.accounts(state).add(name, password, **facts)
 
 
 def _password(*, stdin: bool) -> str:

@@ -26,7 +26,7 @@ import click
 import httpx
 from joserfc import jwk
 
-from gateway import compose
+from gateway import local
 from gateway.config import Settings, load
 from gateway.errors import ConfigError
 from gateway.sandbox import embedded, hapi, people, ports, processes, sample_app, valkey
@@ -266,22 +266,22 @@ async def _registered(wanted: Wanted, settings: Settings, accounts: tuple[Accoun
     """People who sign in, the sample app, and the two kinds of senders; and a launch of the app."""
     first = accounts[0]
     await _upgraded(settings)
-    async with compose.opened(settings) as state:
-        signing = compose.accounts(state)
+    async with local.opened(settings) as state:
+        signing = local.accounts(state)
         for one in accounts:
             if await signing.named(one.username) is None:
                 listed = tuple(ListedPatient(id_, name) for id_, name in one.patients if one.fhir_user != f"Patient/{id_}")
                 await signing.add(one.username, one.password, ehr=wanted.name, fhir_user=one.fhir_user, display_name=one.display, patients=listed)
-        registrar = compose.registrar(state)
+        registrar = local.registrar(state)
         await registrar.register(sample_app.registration(app_url))
         await registrar.register(_sender(wanted, DELIVERS, "Demo laboratory", {"mode": "deliver", "ehr": wanted.name}))
         await registrar.register(_sender(wanted, NOTIFIES, "The record system itself", {"mode": "notify"}) | {"ehrs": [wanted.name]})
-        return await compose.launches(state).create(WantedLaunch(wanted.name, sample_app.CLIENT_ID, first.patients[0][0]))
+        return await local.launches(state).create(WantedLaunch(wanted.name, sample_app.CLIENT_ID, first.patients[0][0]))
 
 
 async def _upgraded(settings: Settings) -> None:
     """A sandbox that a newer version starts again goes on without a word; a gateway of somebody's is upgraded by its operator."""
-    found = compose.state(settings)
+    found = local.state(settings)
     try:
         await schema.upgrade(found.database)
     finally:

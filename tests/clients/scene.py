@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from gateway import compose, config
+from gateway import config, local
 from gateway.sandbox.double import Double
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.store.oauth_rows import ListedPatient
@@ -83,13 +83,13 @@ class Scene:
         return _elsewhere(self._launch(client))
 
     async def _done(self, client: str) -> Counter[str]:
-        async with compose.opened(self.settings) as state:
+        async with local.opened(self.settings) as state:
             records = await state.audit.search(client_id=client, outcome="0", limit=1000)
         return Counter(f"{one.action} {one.type}".strip() for one in records)
 
     async def _launch(self, client: str) -> str:
-        async with compose.opened(self.settings) as state:
-            return (await compose.launches(state).create(Wanted(EHR, client, PATIENT))).url
+        async with local.opened(self.settings) as state:
+            return (await local.launches(state).create(Wanted(EHR, client, PATIENT))).url
 
 
 def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
@@ -120,10 +120,10 @@ def scene(folder: Path, packages: Mapping[str, Path]) -> Iterator[Scene]:
 
 async def _register(settings: config.Settings, clients: Iterator[dict[str, Any]]) -> None:
     """Apps and the person, as the operator's commands make them."""
-    async with compose.opened(settings) as state:
+    async with local.opened(settings) as state:
         listed = (ListedPatient(PATIENT, NAME),)
-        await compose.accounts(state).add(PATIENT, PASSWORD, ehr=EHR, fhir_user=f"Patient/{PATIENT}", display_name=NAME, patients=listed)
-        registrar = compose.registrar(state)
+        await local.accounts(state).add(PATIENT, PASSWORD, ehr=EHR, fhir_user=f"Patient/{PATIENT}", display_name=NAME, patients=listed)
+        registrar = local.registrar(state)
         for metadata in clients:
             await registrar.register(metadata)
 

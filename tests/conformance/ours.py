@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import trustme
 
-from gateway import compose, config
+from gateway import config, local
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.store.oauth_rows import ListedPatient
 from tests.conformance.config import App, Config, ServedKeys, SignIn
@@ -190,15 +190,15 @@ def _told(folder: Path, base: str, chart: Chart, launch: Callable[[], dict[str, 
 
 async def _launch(settings: config.Settings, chart: Chart) -> dict[str, str]:
     """What `gateway launch create --user doc --json` prints, without a process of its own."""
-    async with compose.opened(settings) as state:
+    async with local.opened(settings) as state:
         wanted = Wanted(EHR, "suite", chart.id("ann"), chart.id("visit"), "doc")
-        return asdict(await compose.launches(state).create(wanted))
+        return asdict(await local.launches(state).create(wanted))
 
 
 async def _register(settings: config.Settings, told: Config, chart: Chart) -> None:
     """Clients and people, as the operator's commands make them."""
-    async with compose.opened(settings) as state:
-        people, registrar = compose.accounts(state), compose.registrar(state)
+    async with local.opened(settings) as state:
+        people, registrar = local.accounts(state), local.registrar(state)
         ann, kit = ListedPatient(chart.id("ann"), "Ann Conform"), ListedPatient(chart.id("kit"), "Kit Conform")
         await people.add("ann", PASSWORD, ehr=EHR, fhir_user=f"Patient/{ann.patient}", display_name="Ann Conform", patients=(ann, kit))
         await people.add("doc", PASSWORD, ehr=EHR, fhir_user=f"Practitioner/{chart.id('doc')}", display_name="Dr. Ida Bone", patients=(ann, kit))

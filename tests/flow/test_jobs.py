@@ -22,7 +22,7 @@ import redis
 from click.testing import CliRunner, Result
 from joserfc import jwk, jwt
 
-from gateway import compose
+from gateway import local
 from gateway.adapters.ehr import wire
 from gateway.cli import main
 from gateway.sandbox.double import Double, Fault
@@ -220,7 +220,7 @@ async def test_an_ehr_that_chooses_ids_itself_gets_each_form_once(tmp_path):
     double.seed(*people.resources())
     with double_served(double) as url:
         async with whole(url, tmp_path) as running:
-            await compose.accounts(running.gateway.state).add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{people.a}")
+            await local.accounts(running.gateway.state).add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{people.a}")
             browser = smart.Browser(running.asgi)
             await browser.get("/portal/appointments/new")
             await browser.sign_in("ann", PASSWORD)

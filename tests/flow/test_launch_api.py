@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway import compose
+from gateway import local
 from gateway.errors import OAuthError
 from gateway.smart.server.values import Caller
 from gateway.store.base import now
@@ -41,7 +41,7 @@ class World:
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     async with whole(NOWHERE, tmp_path_factory.mktemp("gateway"), deliver=False) as gateway:
         state, key = gateway.gateway.state, smart.BackendKey()
-        registrar, accounts = compose.registrar(state, ("hapi",)), compose.accounts(state)
+        registrar, accounts = local.registrar(state, ("hapi",)), local.accounts(state)
         app = {"client_id": "app", "redirect_uris": [smart.APP], "launch_uri": "https://app.test/launch?x=1", "token_endpoint_auth_method": "none"}
         await registrar.register(app)
         keys = {"grant_types": ["client_credentials"], "jwks": {"keys": [key.public]}}
@@ -98,7 +98,7 @@ async def test_who_was_refused_is_on_record(world: World):
 
 async def test_apps_cannot_be_registered_with_it(world: World):
     """It is for systems: whoever launches vouches for the user."""
-    registrar = compose.registrar(world.gateway.gateway.state, ("hapi",))
+    registrar = local.registrar(world.gateway.gateway.state, ("hapi",))
     with pytest.raises(OAuthError):
         await registrar.register({"redirect_uris": [smart.APP], "scope": "launch gateway.launch"}, Caller())
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import httpx
 import pytest
 
-from gateway import compose
+from gateway import local
 from gateway.portal.faces import Face
 from gateway.sandbox.double import Double, Fault, served
 from gateway.store import oauth as rows
@@ -120,9 +120,9 @@ async def gateway(ehr: tuple[Double, str], tmp_path) -> AsyncIterator[Whole]:
     async with whole(ehr[1], tmp_path / "gateway") as running:
         state = running.gateway.state
         listed = (ListedPatient("kid", "Her son"), ListedPatient("gone", "Not at the EHR"))
-        accounts = compose.accounts(state)
+        accounts = local.accounts(state)
         await accounts.add("mum", smart.PASSWORD, ehr="hapi", fhir_user="Patient/mum", display_name="Mum", patients=listed)
-        await compose.registrar(state).register({"client_id": "app", "token_endpoint_auth_method": "none", "redirect_uris": [smart.APP]})
+        await local.registrar(state).register({"client_id": "app", "token_endpoint_auth_method": "none", "redirect_uris": [smart.APP]})
         yield running
 
 

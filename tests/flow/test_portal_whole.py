@@ -11,7 +11,7 @@ from html import unescape
 import httpx
 import pytest
 
-from gateway import compose
+from gateway import local
 from gateway.sandbox import people
 from gateway.sandbox.double import Double, served
 from gateway.sandbox.forms import forms
@@ -36,7 +36,7 @@ async def gateway(double: tuple[Double, str], tmp_path_factory: pytest.TempPathF
     _, url = double
     await people.load(url, people.folders(datetime.now(UTC).date()), headers={}, say=lambda _: None)
     async with whole(url, tmp_path_factory.mktemp("gateway"), ehr="clinic") as running:
-        accounts = compose.accounts(running.gateway.state)
+        accounts = local.accounts(running.gateway.state)
         for one in people.roster():
             listed = tuple(ListedPatient(*pair) for pair in one.patients)
             await accounts.add(one.username, one.password, ehr="clinic", fhir_user=one.fhir_user, display_name=one.display, patients=listed)

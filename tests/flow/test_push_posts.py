@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway import compose
+from gateway import local
 from gateway.adapters.ehr.base import EhrCall
 from gateway.errors import Unavailable
 from gateway.fhir.interaction import Kind
@@ -350,7 +350,7 @@ async def test_hapi_told_to_give_the_ids_itself(hapi_url, tmp_path):
 
 async def _request(gateway: Whole, people: Two) -> tuple[smart.Browser, list[tuple[str, str]]]:
     """Somebody who has filled in the form for an appointment, and what she would send."""
-    await compose.accounts(gateway.gateway.state).add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{people.a}")
+    await local.accounts(gateway.gateway.state).add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{people.a}")
     browser = smart.Browser(gateway.asgi)
     await browser.get("/portal/appointments")  # read from the EHR: from then on it is known what it takes
     await browser.sign_in("ann", PASSWORD)

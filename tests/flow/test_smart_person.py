@@ -17,7 +17,7 @@ import pytest
 from joserfc import jwk
 from sqlalchemy import select, update
 
-from gateway import compose
+from gateway import compose, local
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.people.accounts import Passwords
 from gateway.store import oauth as oauth_rows
@@ -44,7 +44,8 @@ METHODS = {
 def cheap():
     """Real argon2id, as cheap as it gets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compose, "Passwords", lambda: Passwords(time_cost=1, memory=64))
+        for module in (compose, local):
+            patch.setattr(module, "Passwords", lambda: Passwords(time_cost=1, memory=64))
         yield
 
 
@@ -139,7 +140,7 @@ async def scene(inner: Inner, folder: Path, method: str = "secret"):
     environ |= {"secret": {"CLIENT_SECRET": METHODS["secret"]["client_secret"]}, "key": {"KEY_FILE": str(key)}}.get(method, {})
     inner.token_requests.clear()
     async with whole(inner.base, folder, ehr="st", environ={f"GATEWAY_EHR_ST_{name}": value for name, value in environ.items()}) as at:
-        accounts = compose.accounts(at.gateway.state)
+        accounts = local.accounts(at.gateway.state)
         account = await accounts.add("ann-outside", PASSWORD, ehr="st", fhir_user="Patient/a", display_name="Ann")
         browser = Browser(at.asgi)
         yield Scene(inner, at, account, browser)
@@ -189,8 +190,8 @@ async def test_an_ehr_launch_passes_its_launch_on_as_it_came(inner, tmp_path):
         assert found["launch"] == odd
         assert found["scope"].split()[0] == "launch"
         assert "launch/patient" not in found["scope"].split()
-        async with compose.opened(inner.settings) as state:
-            made = await compose.launches(state).create(Wanted("hapi", "secret", patient="a"))
+        async with local.opened(inner.settings) as state:
+            made = await local.launches(state).create(Wanted("hapi", "secret", patient="a"))
         page = await at.back(await at.allowed(path=f"/auth/st/upstream/launch?{urlsplit(made.url).query}"))
         assert "You are connected" in page.text
         assert (await at.read()).status_code == 200
@@ -241,7 +242,7 @@ async def test_an_answer_counts_once_and_in_its_session_only(inner, tmp_path):
         url = await at.allowed()
         stranger = Browser(at.at.asgi)
         assert (await stranger.get(url.removeprefix(PUBLIC_URL))).status_code == 400
-        await compose.accounts(at.at.gateway.state).add("eve", PASSWORD, ehr="st", fhir_user="Patient/b")
+        await local.accounts(at.at.gateway.state).add("eve", PASSWORD, ehr="st", fhir_user="Patient/b")
         await stranger.get("/auth/st/upstream")
         await stranger.sign_in("eve")
         assert "upstream-state" in (await stranger.get(url.removeprefix(PUBLIC_URL))).text
@@ -335,7 +336,7 @@ async def test_a_401_of_the_ehr_is_answered_by_one_refresh(inner, tmp_path):
     """The token was taken back there and the refresh token was not: she notices nothing."""
     async with scene(inner, tmp_path) as at:
         await at.connect()
-        async with compose.opened(inner.settings) as state, state.database.write() as connection:
+        async with local.opened(inner.settings) as state, state.database.write() as connection:
             await connection.execute(update(oauth_tables.access_token).values(expires_at=now() - timedelta(seconds=1)))
         assert (await at.read()).status_code == 200
         row = await at.row()
@@ -370,7 +371,7 @@ async def test_two_persons_have_two_views(inner, tmp_path):
         await at.connect()
         await at.read()
         database = at.at.gateway.state.database
-        bob = await compose.accounts(at.at.gateway.state).add("bob-outside", PASSWORD, ehr="st", fhir_user="Patient/b")
+        bob = await local.accounts(at.at.gateway.state).add("bob-outside", PASSWORD, ehr="st", fhir_user="Patient/b")
         async with database.write() as connection:
             await people.set_listed(connection, bob.id, (ListedPatient("a"),))
         await at.token()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gateway import app, compose, config
+from gateway import app, compose, config, local
 from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
 from tests.support.threaded_server import served
@@ -33,8 +33,8 @@ class Inner:
 
     async def register(self, **metadata: Any) -> Mapping[str, Any]:
         """A client of it."""
-        async with compose.opened(self.settings) as state:
-            return await compose.registrar(state).register({"ehrs": [EHR], **metadata})
+        async with local.opened(self.settings) as state:
+            return await local.registrar(state).register({"ehrs": [EHR], **metadata})
 
     async def backend(self, client_id: str, key: Mapping[str, Any]) -> None:
         """A backend client that reads, searches and delivers everything."""
@@ -49,13 +49,13 @@ class Inner:
 
     async def person(self, username: str, password: str, fhir_user: str) -> None:
         """Somebody who signs in there."""
-        async with compose.opened(self.settings) as state:
-            await compose.accounts(state).add(username, password, ehr=EHR, fhir_user=fhir_user, display_name=username.title())
+        async with local.opened(self.settings) as state:
+            await local.accounts(state).add(username, password, ehr=EHR, fhir_user=fhir_user, display_name=username.title())
 
     async def revoke(self, client_id: str) -> None:
         """Everything that was given to a client ends for good."""
-        async with compose.opened(self.settings) as state:
-            clients = compose.clients(state)
+        async with local.opened(self.settings) as state:
+            clients = local.clients(state)
             await clients.disable(client_id)
             await clients.enable(client_id)
 

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import httpx
 
-from gateway import compose, config
+from gateway import config, local
 from gateway.sandbox import embedded
 from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
@@ -323,8 +323,8 @@ async def _register(folder: Path, ehr: Upstream, record: Record, lab: smart.Back
     """People and systems, as the operator's commands make them."""
     flags = {"ehr": (f"{EHR}={ehr.url}", f"{OTHER}={ehr.url}"), "store": f"sqlite:///{folder / 'gateway.db'}"}
     settings = config.load(environ={}, flags=flags, cwd=folder).settings
-    async with compose.opened(settings) as state:
-        people, registrar = compose.accounts(state), compose.registrar(state)
+    async with local.opened(settings) as state:
+        people, registrar = local.accounts(state), local.registrar(state)
         ann, child = ListedPatient(record.a, "Ann Aster"), ListedPatient(record.child, "Kit Aster")
         doctor = f"Practitioner/{record.id('doctor')}"
         await people.add("ann", PASSWORD, ehr=EHR, fhir_user=f"Patient/{record.a}", display_name="Ann Aster", patients=(ann,))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from playwright.async_api import BrowserContext
 
-from gateway import app, compose, config
+from gateway import app, compose, config, local
 from gateway.sandbox import people
 from gateway.sandbox.double import Double
 from gateway.sandbox.double import served as double_served
@@ -58,8 +58,8 @@ def whole(folder: Path) -> Iterator[Whole]:
 
 
 async def _accounts(settings: config.Settings) -> None:
-    async with compose.opened(settings) as state:
-        accounts = compose.accounts(state)
+    async with local.opened(settings) as state:
+        accounts = local.accounts(state)
         for one in people.roster():
             listed = tuple(ListedPatient(*pair) for pair in one.patients)
             await accounts.add(one.username, one.password, ehr=EHR, fhir_user=one.fhir_user, display_name=one.display, patients=listed)

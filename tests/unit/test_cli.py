@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from joserfc import jwk
 
-from gateway import compose
+from gateway import local
 from gateway.cli import COMMANDS, main
 from gateway.config import load
 from gateway.smart.server.values import Caller
@@ -185,8 +185,8 @@ def test_what_registered_itself_is_approved(run, tmp_path):
     settings = load(environ={"GATEWAY_REGISTRATION": "open"}, flags={"ehr": ("hapi=http://127.0.0.1:9/fhir",)}, cwd=tmp_path).settings
 
     async def register() -> str:
-        async with compose.opened(settings) as state:
-            return (await compose.own_registrations(state).register("hapi", {"redirect_uris": ["https://app.example/cb"]}, [], Caller())).body[
+        async with local.opened(settings) as state:
+            return (await local.own_registrations(state).register("hapi", {"redirect_uris": ["https://app.example/cb"]}, [], Caller())).body[
                 "client_id"
             ]
 

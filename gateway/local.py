@@ -1,0 +1,125 @@
+"""What a command on this machine works with: the store, the keys, the record of accesses, and what changes them.
+
+Nothing of the server is imported here, so that a command starts without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import Settings
+from gateway.seal import Plain, Sealer, Seals, load_or_make_key
+from gateway.smart.server.authorization.launches import Launches
+from gateway.smart.server.clients.admin import Clients
+from gateway.smart.server.clients.invites import Invites
+from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
+from gateway.smart.server.clients.registration import Registrar, Rules
+from gateway.smart.server.keys import SigningKeys
+from gateway.smart.server.people.accounts import Accounts, Passwords
+from gateway.smart.server.people.factors import Factors
+from gateway.store import schema
+from gateway.store.audit import AuditLog
+from gateway.store.base import Database
+from gateway.store.events import EventLog
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is on disk and in the database."""
+
+    settings: Settings
+    database: Database
+    seals: Seals
+    audit: AuditLog
+    events: EventLog
+
+    async def close(self) -> None:
+        """Load what is still in the segment, and let go."""
+        await self.audit.close()
+        self.events.close()
+        await self.database.close()
+
+
+def state(settings: Settings) -> State:
+    """Everything that has no network but the database's. Nothing is opened yet."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.store)
+    seals = sealer(settings) if settings.seal else Plain()
+    return State(
+        settings,
+        database,
+        seals,
+        AuditLog(database, settings.data_dir / "audit"),
+        EventLog(settings.data_dir / "events", seals),
+    )
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncGenerator[State]:
+    """The state with its schema made or checked, for the length of a block."""
+    found = state(settings)
+    try:
+        await schema.prepare(found.database)
+        yield found
+    finally:
+        await found.close()
+
+
+def has_store(settings: Settings) -> bool:
+    """Whether there may be a store to open: an SQLite file that is not there is not made by a command that only looks."""
+    return not settings.store.startswith("sqlite") or Path(settings.store.partition(":///")[2]).exists()
+
+
+def sealer(settings: Settings) -> Sealer:
+    """With the operator's keys, or with one of our own.
+
+    Page links are sealed even where what rests is not: an open one could be rewritten to continue somebody else's search (ATK-F15).
+    """
+    return Sealer(settings.key or (load_or_make_key(settings.key_file or settings.data_dir / "key"),))
+
+
+def registrar(found: State, ehrs: tuple[str, ...] = ()) -> Registrar:
+    """Registers clients. `ehrs` stands in where no EHR is set."""
+    known = tuple(one.name for one in found.settings.ehrs) or ehrs
+    return Registrar(found.database, Rules(known, found.settings.jwks_loopback), record_in=found.audit.record_in)
+
+
+def own_registrations(found: State) -> OwnRegistrations:
+    """Clients that register themselves."""
+    settings = found.settings
+    rules = Rules(tuple(one.name for one in settings.ehrs), settings.jwks_loopback)
+    policy = Policy(settings.registration, settings.registration_review)
+    return OwnRegistrations(found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in)
+
+
+def clients(found: State) -> Clients:
+    """Registered clients, for the operator."""
+    return Clients(found.database, record_in=found.audit.record_in)
+
+
+def accounts(found: State) -> Accounts:
+    """People who sign in."""
+    return Accounts(found.database, Passwords(), record_in=found.audit.record_in)
+
+
+def factors(found: State) -> Factors:
+    """Their second factors, for the operator."""
+    return Factors(found.database, found.seals, record_in=found.audit.record_in)
+
+
+def launches(found: State) -> Launches:
+    """EHR launches."""
+    return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
+
+
+def signing_keys(found: State) -> SigningKeys:
+    """Keys of id_tokens."""
+    return SigningKeys(found.database, found.seals, record_in=found.audit.record_in)
+
+
+def invites(found: State) -> Invites:
+    """What developers register their clients with."""
+    return Invites(found.database, record_in=found.audit.record_in)
