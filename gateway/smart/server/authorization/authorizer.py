@@ -262,8 +262,8 @@ class Authorizations:
     async def _for_visitor(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Step:
         row = waiting.row
         if row.session_hash != visitor.session.hash:
-            trial = await self._watch.of(row.trial)
-            whose = {"session_hash": visitor.session.hash, "account_id": visitor.account.id, "patient": trial.wanted.patient if trial else ""}
+            suggested = await self._suggested(row, visitor)
+            whose = {"session_hash": visitor.session.hash, "account_id": visitor.account.id, "patient": suggested}
             async with self._database.write() as connection:
                 bound = await rows.bind_transaction(connection, row.hash, **whose)
             if not bound:
@@ -282,6 +282,11 @@ class Authorizations:
         may_pick = judged.needs_patient and len(offered) > 1
         watched, moment = bool(waiting.snapshot.trial), waiting.snapshot.now
         return Ask(client.name, judged.redirect_uri, found, switches(judged.scopes), may_pick, may_remember(judged), moment, watched)
+
+    async def _suggested(self, row: Transaction, visitor: Visitor) -> str:
+        """The patient that a developer chose for a standalone launch, where this person could pick her too."""
+        trial = await self._watch.of(row.trial)
+        return trial.wanted.patient if trial and trial.wanted.patient in {one.patient for one in visitor.patients} else ""
 
     async def _as_before(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Back | SignIn | Page | None:
         """The answer, where she does not want to be asked again; None where she is to be asked."""
