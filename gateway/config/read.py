@@ -155,7 +155,9 @@ def _from_file(path: Path) -> Iterator[_Found]:
         return Place(f"{path.name}:{_line_of(text, table, key)}", path.parent)
 
     for key, value in document.items():
-        if key in _TABLES and isinstance(value, dict):
+        if key in _TABLES:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{key} is no table", where=place("", key).label, fix=f"write [{key}] and its settings below it")
             for inner, one in cast("dict[str, Any]", value).items():
                 yield _Found("", f"{key}_{inner}", one, place(key, inner))
             continue

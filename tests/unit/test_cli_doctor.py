@@ -146,6 +146,17 @@ def test_open_registration_without_review_is_a_warning():
     assert said(public_url="http://127.0.0.1:8080", registration_review=False) == []
 
 
+def test_a_launcher_that_others_reach_is_a_warning():
+    """It signs browsers in without a password."""
+
+    def said(**more) -> list[str]:
+        return [one().state for one in doctor.checks(Settings(**more)) if "launcher" in one.__code__.co_names]
+
+    assert said(public_url="https://gateway.example", launcher_enabled=True) == ["warning"]
+    assert said(public_url="http://127.0.0.1:8080", launcher_enabled=True) == []
+    assert said(public_url="https://gateway.example") == []
+
+
 def test_redis_that_is_down_is_a_warning_and_no_more():
     """The gateway works without it, slower."""
     assert doctor.cache(Settings(redis="redis://127.0.0.1:9/0")).state == "warning"

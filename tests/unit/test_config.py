@@ -318,3 +318,30 @@ def test_several_ehrs_need_the_name_of_one(tmp_path):
     (tmp_path / "secret").write_text("s3cret\n")
     error = refused(tmp_path, EHR + EHR.replace("hapi", "other") + IDP)
     assert "at which EHR" in error.message
+
+
+def test_the_launcher_is_off_unless_the_table_says_so(tmp_path):
+    """[launcher] enabled and users; by variable too."""
+    assert (read(tmp_path, EHR).settings.launcher_enabled, read(tmp_path, EHR).settings.launcher_users) == (False, ())
+    loaded = read(tmp_path, EHR + '[launcher]\nenabled = true\nusers = ["dora", "ann-dev"]\n')
+    assert (loaded.settings.launcher_enabled, loaded.settings.launcher_users) == (True, ("dora", "ann-dev"))
+    listed = {one.name: (one.value, one.source) for one in loaded.listed()}
+    assert listed["launcher_users"] == ("dora, ann-dev", "gateway.toml:5")
+    assert read(tmp_path, EHR, {"GATEWAY_LAUNCHER_ENABLED": "true", "GATEWAY_LAUNCHER_USERS": "dora"}).settings.launcher_users == ("dora",)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "fix"),
+    [
+        ('[launcher]\nusers = ["dora"]\n', "gateway.toml:2", "enabled = true"),
+        ('[launcher]\nenabled = "perhaps"\n', "gateway.toml:2", "true or false"),
+        ("[launcher]\nenabled = true\nusers = 5\n", "gateway.toml:3", '["one", "two"]'),
+        ("[launcher]\nenable = true\n", "gateway.toml:2", "launcher_enabled"),
+        ("launcher = true\n", "gateway.toml:1", "write [launcher]"),
+    ],
+)
+def test_a_launcher_is_set_right_or_refused(tmp_path, text, where, fix):
+    """With the line and the fix."""
+    error = refused(tmp_path, text + EHR if text.startswith("launcher") else text)
+    assert error.where == where
+    assert fix in error.fix
