@@ -83,8 +83,8 @@ def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, An
         "source": {"observer": {"display": observer}},
         "entity": _entities(record, patient),
     }
-    if record.reason:
-        event["outcomeDesc"] = record.reason
+    if record.reason:  # what was simulated in a trial of the launcher is no real refusal
+        event["outcomeDesc"] = f"{record.reason} ({record.detail})" if record.detail.startswith("simulated: ") else record.reason
     return event
 
 

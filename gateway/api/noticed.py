@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.errors import FhirError
-from gateway.fhir.interaction import Interaction
-from gateway.proxy.answer import Answer
+from gateway.fhir.interaction import Interaction, Kind
+from gateway.fhir.search import canonical
+from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.policy import LETTER
 from gateway.smart.principal import Principal
 from gateway.smart.server.trial import Noted
@@ -46,12 +47,19 @@ class Asked(Protocol):
         """As sent."""
         ...
 
+    @property
+    def context(self) -> RequestContext:
+        """By which name the request is on record."""
+        ...
+
 
 def call(asked: Asked, principal: Principal | None, interaction: Interaction | None, answer: Answer, refused: FhirError | None, ms: float) -> Noted:
     """A request with a token, and its answer."""
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"request_id": asked.context.request_id}
     if interaction:
         facts["interaction"] = f"{interaction.kind} {interaction.type}".strip()
+    if interaction and interaction.kind is Kind.SEARCH and asked.method == "POST":
+        facts["search"] = canonical(interaction.params)
     if principal and interaction:
         letter = LETTER.get(interaction.kind, "")
         facts["scopes"] = [str(one) for one in principal.scopes if letter and one.allows(interaction.type, letter)]
@@ -79,7 +87,7 @@ def _address(asked: Asked) -> str:
 
 def _entries(answer: Answer, interaction: Interaction | None) -> int:
     """Resources in it: of a searchset those that match and those that come along."""
-    if interaction is None or not interaction.kind.startswith("search"):
+    if interaction is None or interaction.kind is not Kind.SEARCH:
         return int(bool(answer.body))
     try:
         return len(_decode(answer.body).entry)

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import func, select
 
 from gateway.errors import ConfigError
+from gateway.smart.server import faults
 from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.trial import Noted
 from gateway.smart.server.trials import AT_ONCE, LIFE, Started, Trials, TrialWanted
 from gateway.smart.server.values import Caller
-from gateway.store import trial_tables, trials
+from gateway.store import oauth_tables, trial_tables, trials
 from gateway.store.base import Database
 from gateway.store.oauth_rows import digest
 from tests.support import smart
@@ -163,3 +164,19 @@ async def test_what_is_refused_leaves_nothing(server):
         await begun(server, encounter="no id")
     async with server.database.read() as connection:
         assert (await connection.execute(select(func.count()).select_from(trial_tables.trial))).scalar() == 0
+
+
+async def test_a_slow_token_endpoint_gives_one_token(server, monkeypatch):
+    """ATK-O6: while it waits, others come with the same code; what happens once still happens once."""
+    monkeypatch.setattr(faults, "TOKEN_SLOW", 0.05)
+    started, pkce = await begun(server, fault="token-slow"), smart.Pkce()
+    browser = smart.Browser(server.app())
+    code = await smart.code_for(browser, smart.asking(scope="launch patient/Observation.rs", pkce=pkce, launch=started.launch))
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    answers = await asyncio.gather(*(smart.exchange(browser.http, form) for _ in range(6)))
+    assert sorted(one.status_code for one in answers) == [200] + [400] * 5
+    async with server.database.read() as connection:
+        issued = (await connection.execute(oauth_tables.access_token.select())).all()
+    assert len(issued) == 1
+    seen = await of(server).seen(started.trial_id)
+    assert sorted(one.status for one in seen if one.kind == "token") == [200] + [400] * 5

@@ -15,6 +15,7 @@ from joserfc.errors import JoseError
 from sqlalchemy import select
 
 from gateway import compose, local
+from gateway.audit import to_fhir
 from gateway.errors import ConfigError
 from gateway.sandbox.double import Double, served
 from gateway.smart.server import faults
@@ -727,8 +728,9 @@ async def test_each_start_is_on_record(world: World):
     """With the name of the fault, and of the system that asked."""
     await world.start(fault="fhir-down")
     found = (await world.records("trial"))[0]
-    assert (found.status, found.client_id, found.patients, found.detail) == (201, "app", (A,), "ehr, simulated: fhir-down")
-    assert (await world.records("launch"))[0].detail == "by the launcher"
+    assert (found.status, found.client_id, found.detail) == (201, "app", "ehr, simulated: fhir-down")
+    launched = (await world.records("launch"))[0]
+    assert (launched.patients, launched.detail) == ((A,), "by the launcher")
 
 
 @pytest.mark.parametrize(
@@ -749,6 +751,8 @@ async def test_what_is_simulated_is_on_record_as_that(world: World, name: str, a
     await world.ride(await world.start(fault=name))
     found = next(one for one in await world.records(action) if f"simulated: {name}" in one.detail)
     assert found.reason == reason
+    told = to_fhir(found, A, observer="gateway").get("outcomeDesc", "")
+    assert told == (f"{reason} (simulated: {name})" if reason else "")
 
 
 # Developers' sessions ---------------------------------------------------------------------------------------------------

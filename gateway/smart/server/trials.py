@@ -42,7 +42,7 @@ _SHORTEST = 5  # seconds of a token: a shorter one is over before it arrives
 _KEPT = 512  # trials at hand
 _WAITING = 2000  # events that wait to be written
 _BATCH = 50
-_LONGEST = 64 * 1024  # characters of what is kept of one event
+_LONGEST = 32 * 1024  # characters of what is kept of one event
 _FIELDS = {"--client": "client_id", "--style-url": "style_url", "--fhir-context": "fhir_context"}
 
 
@@ -113,7 +113,7 @@ class Trials:
         async with self._database.write() as connection:
             await store.add(connection, row)
             detail = ", ".join(part for part in (wanted.kind, f"by {by}" if by else "", said(wanted.fault)) if part)
-            await self._record_in(connection, Event(wanted.ehr, caller, moment, client).record("trial", 201, patient=wanted.patient, detail=detail))
+            await self._record_in(connection, Event(wanted.ehr, caller, moment, client).record("trial", 201, detail=detail))
         return started
 
     async def named(self, trial_id: str) -> Trial | None:
