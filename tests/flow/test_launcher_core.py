@@ -522,6 +522,17 @@ async def test_an_ehr_launch_is_in_its_own_trial(world: World):
     assert await world.seen(alone) == []
 
 
+async def test_a_launch_in_other_hands_is_in_no_trial(world: World):
+    """Another app that brings the handle is refused as always, and its developer's trial shows nothing of it."""
+    started = await world.start(fault="invalid-scope")
+    browser = world.browser()
+    await browser.authorize(smart.asking("other", SCOPE, launch=started.launch, redirect_uri="https://other.test/cb"))
+    assert browser.answer["error"] == "invalid_request"
+    form = smart.asking("other", SCOPE, launch=started.launch, redirect_uri="https://other.test/cb")
+    assert (await world.at.http.post(f"{PUBLIC_URL}/auth/hapi/par", data=form)).json()["error"] == "invalid_request"
+    assert await world.seen(started) == []
+
+
 async def test_a_token_of_another_client_shows_nothing(world: World):
     """A code that somebody else brings is refused, and is no event of the trial."""
     started, browser, pkce = await world.start(), world.browser(), Pkce()
