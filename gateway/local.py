@@ -13,6 +13,7 @@ from pathlib import Path
 from gateway.config import Settings
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
 from gateway.smart.server.authorization.launches import Launches
+from gateway.smart.server.authorization.operator import GivenAccess
 from gateway.smart.server.clients.admin import Clients
 from gateway.smart.server.clients.invites import Invites
 from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
@@ -108,6 +109,11 @@ def accounts(found: State) -> Accounts:
 def factors(found: State) -> Factors:
     """Their second factors, for the operator."""
     return Factors(found.database, found.seals, record_in=found.audit.record_in)
+
+
+def given_access(found: State) -> GivenAccess:
+    """What apps were allowed, for the operator."""
+    return GivenAccess(found.database, record_in=found.audit.record_in)
 
 
 def launches(found: State) -> Launches:

@@ -25,6 +25,7 @@ COMMANDS = {
     "config": ("config", "Show every setting, its value and where it comes from."),
     "ehr": ("ehr", "Find out what a FHIR server can do."),
     "client": ("client", "Register apps and backend systems, list, approve and disable them; make a token for one."),
+    "grant": ("grant", "See what apps were allowed, and end it."),
     "keys": ("keys", "List and rotate the keys that sign id_tokens."),
     "user": ("user", "Add and list the people who sign in, give new passwords, close accounts."),
     "launch": ("launch", "Make an EHR launch for an app."),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Table, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Table, bindparam, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
@@ -60,6 +60,11 @@ async def hold_client(connection: AsyncConnection, client_id: str) -> bool:
     """Whether it may be used; then nobody disables it before this transaction ends (on SQLite there is one writer at a time anyway)."""
     in_use = select(t.client.c.id).where(t.client.c.id == client_id, t.client.c.disabled_at.is_(None), t.client.c.pending_since.is_(None))
     return (await connection.execute(in_use.with_for_update(read=True))).first() is not None
+
+
+async def lock_client(connection: AsyncConnection, client_id: str) -> None:
+    """Nobody who holds this client has anything under way, and whoever wants to hold it waits, until this transaction ends."""
+    await connection.execute(select(t.client.c.id).where(t.client.c.id == client_id).with_for_update(key_share=True))
 
 
 async def disable_client(connection: AsyncConnection, client_id: str, at: datetime) -> bool:
@@ -198,6 +203,25 @@ async def grants_of(connection: AsyncConnection, account_id: str) -> tuple[Grant
         .order_by(table.c.created_at.desc(), table.c.id)
     )
     return tuple(found for row in rows if (found := as_value(Grant, row)) is not None)
+
+
+async def grants_used_since(connection: AsyncConnection, since: datetime, *, account_id: str = "", client_id: str = "") -> tuple[Grant, ...]:
+    """What was not taken back, of a person, a client, both, or all, newest first. Codes that were never exchanged do not count."""
+    table = t.grant
+    wanted = select(table).where(table.c.revoked_at.is_(None), table.c.exchanged_at >= since, *_whose(account_id, client_id))
+    found = await connection.execute(wanted.order_by(table.c.created_at.desc(), table.c.id))
+    return tuple(one for row in found if (one := as_value(Grant, row)) is not None)
+
+
+async def revoke_grants(connection: AsyncConnection, at: datetime, reason: str, *, account_id: str = "", client_id: str = "") -> int:
+    """End every family of a person, of a client, or of both together; codes on their way too. How many were in force."""
+    in_force = update(t.grant).where(t.grant.c.revoked_at.is_(None), *_whose(account_id, client_id))
+    return (await connection.execute(in_force.values(revoked_at=at, revoked_reason=reason))).rowcount
+
+
+def _whose(account_id: str, client_id: str) -> list[ColumnElement[bool]]:
+    wanted = (t.grant.c.account_id == account_id if account_id else None, t.grant.c.client_id == client_id if client_id else None)
+    return [one for one in wanted if one is not None]
 
 
 async def use_grant(connection: AsyncConnection, grant_id: str, at: datetime) -> bool:

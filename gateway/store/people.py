@@ -56,6 +56,11 @@ async def hold_account(connection: AsyncConnection, value: Account) -> bool:
     return (await connection.execute(same.with_for_update(read=True))).first() is not None
 
 
+async def lock_account(connection: AsyncConnection, account_id: str) -> None:
+    """Nobody who holds this account has anything under way, and whoever wants to hold it waits, until this transaction ends."""
+    await connection.execute(select(t.account.c.id).where(t.account.c.id == account_id).with_for_update(key_share=True))
+
+
 async def disable_account(connection: AsyncConnection, account_id: str, at: datetime) -> None:
     """From the next request on, this person and all tokens in her name are refused."""
     await connection.execute(update(t.account).where(t.account.c.id == account_id).values(disabled_at=at))

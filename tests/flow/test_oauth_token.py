@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
+from gateway.smart.server.authorization.operator import GivenAccess, Whose
 from gateway.smart.server.token.authenticator import Authenticator
 from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
@@ -374,6 +375,47 @@ async def test_a_disabled_client_has_no_access_any_more(running):
     assert await running.counts((await running.tokens())["access_token"])
     told = [(one.action, one.client_id, one.detail) for one in running.server.records if one.action.startswith("client-") and one.client_id == "web"]
     assert told[1:] == [("client-disable", "web", "2 grants ended"), ("client-enable", "web", "")]
+
+
+async def test_an_operator_ends_what_was_allowed(running):
+    """One grant, all of a person's, or all of a client's, codes on their way too; the client and the account go on, and what is unknown is said."""
+    given, server = GivenAccess(running.server.database, record_in=running.server._record_in, clock=running.server.clock), running.server
+    first, second = await running.tokens(), await running.tokens()
+    newest, oldest = await given.listed(Whose("ANN"))
+    assert (newest.username, newest.grant.client_id, newest.client_name) == ("ann", "web", "web & Co")
+    await given.end(oldest.grant.id)
+    assert [await running.counts(one["access_token"]) for one in (first, second)] == [False, True]
+    with pytest.raises(ConfigError, match="no such access"):
+        await given.end(oldest.grant.id)
+    form = await running.code()
+    assert await given.end_all(Whose("ann", "web")) == 2
+    assert (await running.post(form)).json()["error"] == "invalid_grant"
+    assert not await running.counts(second["access_token"])
+    assert await given.listed(Whose("ann")) == ()
+    third = await running.tokens()
+    assert await running.counts(third["access_token"])
+    assert await given.end_all(Whose(client_id="web")) == 1
+    assert not await running.counts(third["access_token"])
+    for whose in (Whose("nobody"), Whose(client_id="nobody"), Whose()):
+        with pytest.raises(ConfigError):
+            await given.end_all(whose)
+    told = [(one.client_id, one.user_id != "", one.detail) for one in server.records if one.action == "revoke"]
+    counted = "grants, by the operator"
+    assert told == [("web", True, "by the operator"), ("web", True, f"2 {counted}"), ("web", False, f"1 {counted}")]
+
+
+async def test_an_operators_end_asks_the_person_anew(running):
+    """What she chose once and for all is forgotten with it."""
+    server, browser = running.server, running.browser
+    given = GivenAccess(server.database, record_in=server._record_in, clock=server.clock)
+    for end in (lambda: given.end_all(Whose("ann")), lambda: given.end_all(Whose(client_id="web"))):
+        await browser.authorize(smart.asking("web", SCOPE))
+        if "/signin" in str(browser.page.request.url):
+            await browser.sign_in()
+        await browser.submit("/auth/hapi/consent", decision="allow", remember="yes")
+        assert await server.grants.unasked(await server.accounts.named("ann"))
+        await end()
+        assert not await server.grants.unasked(await server.accounts.named("ann"))
 
 
 async def test_a_secret_is_replaced(running):

@@ -49,7 +49,7 @@ def test_the_names_are_those_that_people_script():
     assert {" ".join(path) for path in ALL} >= {
         "demo", "serve", "worker", "doctor", "config", "audit", "ehr check", "client register", "client token", "client list", "client show",
         "client disable", "client enable", "client approve", "client rotate-secret", "client delete", "client invite", "client invites",
-        "client withdraw", "keys list", "keys rotate",
+        "client withdraw", "grant list", "grant end", "keys list", "keys rotate",
         "user add", "user list", "user password", "user reset-factors", "user disable", "launch create", "inbox list", "inbox show",
         "inbox retry", "inbox drop", "store upgrade",
     }  # fmt: skip
@@ -145,6 +145,19 @@ def test_clients_are_listed_disabled_and_enabled(run):
     found = [(one["action"], one["client_id"]) for one in json.loads(run("audit", "--json").output)]
     wanted = ["client-disable", "client-enable", "client-register", "client-disable", "client-register"]
     assert found == [(action, "growth") for action in wanted]
+
+
+def test_what_ends_is_said_and_asked(run):
+    """One grant by its id, or somebody's or some client's; with nobody to ask it wants --yes."""
+    run("client", "register", "--from", "-", text=json.dumps(APP))
+    assert json.loads(run("grant", "list", "--json").output) == []
+    assert "Say what ends" in run("grant", "end", code=2).stderr
+    assert "Say what ends" in run("grant", "end", "5f0c", "--user", "ann", code=2).stderr
+    assert "gateway grant list" in run("grant", "end", "5f0c", code=2).stderr
+    assert "gateway user list" in run("grant", "list", "--user", "ann", code=2).stderr
+    assert "--yes" in run("grant", "end", "--client", "growth", code=2).stderr
+    told = json.loads(run("grant", "end", "--client", "growth", "--yes", "--json").output)
+    assert told == {"ended": 0, "user": "", "client_id": "growth"}
 
 
 def test_lists_can_be_of_one_ehr(run):

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from gateway.smart.scopes import split
 from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
-from gateway.store import consents
+from gateway.store import consents, people
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, Grant, RememberedConsent
@@ -55,7 +55,7 @@ class Grants:
                 client = await rows.client(connection, grant.client_id)
                 if client and client.may_use(grant.ehr):
                     found.append(Connected(grant, client.name))
-        return tuple(one for one in found if self._alive(one, moment))
+        return tuple(one for one in found if is_alive(one.grant, self._lifetimes, moment))
 
     async def unasked(self, account: Account) -> tuple[Unasked, ...]:
         """The apps that get what she chose once without asking again, newest first."""
@@ -78,19 +78,12 @@ class Grants:
             await self._record_in(connection, event.record("consent-forget", 303, patient=kept.patient))
         return True
 
-    def _alive(self, connected: Connected, moment: datetime) -> bool:
-        """Whether some token of it can still count: its last one was issued not too long ago."""
-        if connected.grant.online_until:
-            return moment < connected.grant.online_until
-        life = self._lifetimes.refresh if connected.offline else self._lifetimes.access
-        last = connected.grant.exchanged_at
-        return last is not None and moment < last + timedelta(seconds=life)
-
     async def revoke(self, account: Account, grant_id: str, caller: Caller) -> bool:
         """End a grant of this person and all its tokens, and ask her again from now on. False when there is none of hers in force."""
         moment = self._clock()
         async with self._database.write() as connection:
             grant = await rows.grant(connection, grant_id)
+            await people.lock_account(connection, account.id)  # what she chose once and for all gives nothing from here on
             if grant is None or not await rows.revoke_grant(connection, grant_id, moment, "person", account_id=account.id):
                 return False
             event = Event(grant.ehr, caller, moment, await rows.client(connection, grant.client_id), account)
@@ -98,3 +91,11 @@ class Grants:
             detail = "asked again from now on" if forgotten else ""
             await self._record_in(connection, event.record("revoke", 303, patient=grant.patient, detail=detail))
         return True
+
+
+def is_alive(grant: Grant, lifetimes: Lifetimes, moment: datetime) -> bool:
+    """Whether some token of it can still count: its last one was issued not too long ago."""
+    if grant.online_until:
+        return moment < grant.online_until
+    life = lifetimes.refresh if "offline_access" in split(grant.scope) else lifetimes.access
+    return grant.exchanged_at is not None and moment < grant.exchanged_at + timedelta(seconds=life)
