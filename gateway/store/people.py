@@ -56,6 +56,12 @@ async def hold_account(connection: AsyncConnection, value: Account) -> bool:
     return (await connection.execute(same.with_for_update(read=True))).first() is not None
 
 
+async def account_held(connection: AsyncConnection, account_id: str) -> Account | None:
+    """By id, as it is now; then nobody closes it, nor ends all of its access, before this transaction ends."""
+    wanted = select(t.account).where(t.account.c.id == account_id).with_for_update(read=True)
+    return as_value(Account, (await connection.execute(wanted)).first())
+
+
 async def lock_account(connection: AsyncConnection, account_id: str) -> None:
     """Nobody who holds this account has anything under way, and whoever wants to hold it waits, until this transaction ends."""
     await connection.execute(select(t.account.c.id).where(t.account.c.id == account_id).with_for_update(key_share=True))
@@ -93,6 +99,12 @@ async def set_listed(connection: AsyncConnection, account_id: str, patients: tup
 async def web_session(connection: AsyncConnection, hash_: str) -> WebSession | None:
     """By the hash of its cookie."""
     return await one_row(connection, WebSession, t.web_session, hash_)
+
+
+async def hold_web_session(connection: AsyncConnection, hash_: str, account_id: str) -> bool:
+    """Whether this person's session is still there; then it does not end before this transaction does. After the client and the account."""
+    mine = select(t.web_session.c.hash).where(t.web_session.c.hash == hash_, t.web_session.c.account_id == account_id)
+    return (await connection.execute(mine.with_for_update(read=True))).first() is not None
 
 
 async def add_web_session(connection: AsyncConnection, value: WebSession) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from gateway.audit import AuditRecord
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorization.authorize import Back, Page
 from gateway.smart.server.authorization.authorizer import Ask, At, Begun, SignIn
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.authorization.memory import Choice
+from gateway.smart.server.authorization.operator import GivenAccess, Whose
 from gateway.smart.server.clients.invites import Terms
 from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.clients.registration import Rules
@@ -182,6 +185,68 @@ async def test_only_the_session_that_read_the_page_answers(server):
     found = await server.authorizations.answer(replace(at, visitor=other), Choice(frozenset(SCOPE.split())))
     assert isinstance(found, SignIn)
     assert isinstance(await server.authorizations.answer(at, Choice(frozenset(SCOPE.split()))), Back)
+
+
+async def test_a_session_that_ended_answers_nothing(server):
+    """She signed out in another tab after this request was let in: no grant, and she is asked to sign in. So it is where she is not asked."""
+    at, choice = await _at_consent(server, smart.asking(scope=SCOPE)), Choice(frozenset(SCOPE.split()), remember=True)
+    assert isinstance(await server.authorizations.answer(at, choice), Back)  # remembered
+    for ask in (smart.asking(scope=SCOPE, prompt="consent"), smart.asking(scope=SCOPE)):
+        account = await server.accounts.named("ann")
+        secret = await server.sessions.begin(account)
+        visitor = await server.sessions.current(secret)
+        at = await _begun(server, ask, visitor)
+        if "prompt" in ask:
+            assert isinstance(await server.authorizations.step(at), Ask)
+        before = await _grants(server)
+        await server.sessions.end(secret, Caller())
+        found = await (server.authorizations.answer(at, choice) if "prompt" in ask else server.authorizations.step(at))
+        assert isinstance(found, SignIn)
+        assert await _grants(server) == before
+
+
+ENDS: dict[str, Callable[[smart.Smart, Visitor], Awaitable[Any]]] = {
+    "client disabled": lambda server, _: server.clients.disable("app"),
+    "client deleted": lambda server, _: server.clients.delete("app"),
+    "by the operator": lambda server, _: _given(server).end_all(Whose("ann")),
+    "of the client": lambda server, _: _given(server).end_all(Whose(client_id="app")),
+    "signed out everywhere": lambda server, visitor: server.sessions.end_all(visitor, Caller()),
+    "new password": lambda server, visitor: server.accounts.change_password(visitor, "correct horse staple", Caller()),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_an_end_and_a_consent_do_not_cross(server, name):
+    """A consent that is at its commit when the access ends: the end waits for it, and takes it along."""
+    scope = "launch/patient online_access patient/Observation.rs"
+    at = await _at_consent(server, smart.asking(scope=scope))
+    assert at.visitor is not None
+    record_in, there, go_on = server._record_in, asyncio.Event(), asyncio.Event()
+
+    async def paused(connection: Any, record: AuditRecord) -> None:
+        there.set()
+        await go_on.wait()
+        await record_in(connection, record)
+
+    server.authorizations._record_in = paused
+    consent = asyncio.create_task(server.authorizations.answer(at, Choice(frozenset(scope.split()))))
+    await there.wait()
+    end = asyncio.create_task(ENDS[name](server, at.visitor))
+    await asyncio.wait({end}, timeout=0.3)
+    go_on.set()
+    assert isinstance(await consent, Back)
+    await end
+    (grant,) = await _grants(server)
+    assert grant.revoked_at is not None
+
+
+def _given(server: smart.Smart) -> GivenAccess:
+    return GivenAccess(server.database, record_in=server._record_in, clock=server.clock)
+
+
+async def _grants(server: smart.Smart) -> list[Any]:
+    async with server.database.read() as connection:
+        return list((await connection.execute(tables.grant.select())).all())
 
 
 async def _at_consent(server: smart.Smart, request: dict[str, str], username: str = "ann") -> At:

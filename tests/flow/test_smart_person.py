@@ -18,6 +18,7 @@ from joserfc import jwk
 from sqlalchemy import select, update
 
 from gateway import compose, local
+from gateway.smart.client.user import UserEndpoints
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.people.accounts import Passwords
 from gateway.store import oauth as oauth_rows
@@ -253,6 +254,32 @@ async def test_an_answer_counts_once_and_in_its_session_only(inner, tmp_path):
         assert "upstream-state" in (await at.back(fine)).text
         repeated = await at.allowed()
         assert "upstream-state" in (await at.back(repeated + "&state=other")).text
+
+
+async def test_who_signs_out_while_the_ehr_is_asked_is_not_connected(inner, tmp_path, monkeypatch):
+    """The session is looked at again in the commit; the tokens that came all the same are given back to the EHR."""
+    exchange, revoke, given = UserEndpoints.exchange, UserEndpoints.revoke, []
+
+    async with scene(inner, tmp_path) as found:
+
+        async def asked(self, *arguments):
+            answer = await exchange(self, *arguments)
+            async with found.at.gateway.state.database.write() as connection:
+                await people.end_web_sessions_of(connection, found.account.id, now())
+            return answer
+
+        async def gave_back(self, token):
+            given.append(token)
+            await revoke(self, token)
+
+        await found.sign_in()
+        url = await found.allowed()
+        monkeypatch.setattr(UserEndpoints, "exchange", asked)
+        monkeypatch.setattr(UserEndpoints, "revoke", gave_back)
+        assert (await found.back(url)).status_code == 403
+        assert await found.row() is None
+        assert len(given) == 1
+        assert await found.records("upstream-connect") == [(403, "upstream-state")]
 
 
 async def test_somebody_else_who_signs_in_at_the_ehr_is_not_she(inner, tmp_path):

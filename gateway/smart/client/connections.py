@@ -13,6 +13,7 @@ from gateway.smart.client.tokens import RENEW
 from gateway.smart.client.user import Asked, UserEndpoints
 from gateway.smart.client.values import Failure, Granted
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.store import people
 from gateway.store import upstream as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, digest, new_id
@@ -82,8 +83,10 @@ class Connections:
         asked, then = await self._taken(answer.get("state", ""), account, session_hash)
         found = await self._judged(account, asked, answer)
         if isinstance(found, Granted):
-            await self._keep(account, found, caller)
-            return Connected(then)
+            if await self._kept(account, session_hash, found, caller):
+                return Connected(then)
+            await self.endpoints.revoke(found.refresh_token or found.access_token)
+            found = Refused(reason="upstream-state")
         async with self._database.write() as connection:
             event = Event(self.ehr, caller, self._clock(), account=account)
             await self._record_in(connection, event.record("upstream-connect", 403, reason=found.reason))
@@ -126,12 +129,17 @@ class Connections:
         then = str(kept.pop("then", ""))
         return Asked(**kept), then
 
-    async def _keep(self, account: Account, tokens: Granted, caller: Caller) -> None:
+    async def _kept(self, account: Account, session_hash: str, tokens: Granted, caller: Caller) -> bool:
+        """False when she signed out, or was closed, while the EHR was asked."""
         moment, id_ = self._clock(), new_id()
         made = renewed(UpstreamGrant(id_, account.id, self.ehr, "", b"", 0, moment, moment, moment), tokens, self._seals, moment)
         async with self._database.write() as connection:
+            current = await people.account_held(connection, account.id)
+            if current is None or current.disabled_at is not None or not await people.hold_web_session(connection, session_hash, account.id):
+                return False
             await rows.put_grant(connection, made)
             await self._record_in(connection, Event(self.ehr, caller, moment, account=account).record("upstream-connect", 303))
+        return True
 
 
 def renewed(grant: UpstreamGrant, tokens: Granted, seals: Seals, moment: datetime) -> UpstreamGrant:

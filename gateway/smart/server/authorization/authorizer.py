@@ -2,7 +2,8 @@
 
 A request that passed waits as a Transaction under the hash of its handle, bound to the browser that brought it (ATK-O17) and, from sign-in
 on, to one session. Every step begins with `step`, which says where the person has to go next; the last one commits the end of the
-transaction, the use of the launch, the grant and its code together, each by compare-and-set.
+transaction, the use of the launch, the grant and its code together, each by compare-and-set. In that commit client, account and session are held:
+neither a sign-out nor an end to the app's access crosses it.
 """
 
 from __future__ import annotations
@@ -329,12 +330,15 @@ class Authorizations:
             return judged
         if visitor is None or waiting.row.session_hash != visitor.session.hash or sign_in_reason(judged, at.ehr, visitor):
             return SignIn(judged.client.name, judged.redirect_uri, "again")
-        found = choice or await chosen_before(connection, waiting, judged, visitor)
+        current = await _held(connection, judged, visitor)
+        if not isinstance(current, Visitor):
+            return current
+        found = choice or await chosen_before(connection, waiting, judged, current)
         if found is None:
             return None
         if waiting.snapshot.simulates("denied"):
             found = replace(found, ticked=None, remember=False)
-        consented = await _consented(connection, waiting, judged, visitor, found.ticked)
+        consented = _consented(waiting, judged, current, found.ticked)
         if isinstance(consented, Consented) and found.patient not in (None, consented.about):
             return Page("transaction-over")  # another patient was picked since the page was shown
         return consented if isinstance(consented, Page) else await self._commit(connection, at, waiting, judged, consented, found)
@@ -436,19 +440,25 @@ def _must_push(client: Client) -> bool:
     return (client.registered or {}).get("require_pushed_authorization_requests") is True
 
 
-async def _consented(
-    connection: AsyncConnection, waiting: Waiting, judged: Validated, visitor: Visitor, ticked: frozenset[str] | None
-) -> Consented | Page:
-    """The decision as it may be carried out: scopes within the request, and a patient that is (still) hers (ATK-O16)."""
-    account = await people.account(connection, visitor.account.id)
+async def _held(connection: AsyncConnection, judged: Validated, visitor: Visitor) -> Visitor | SignIn | Page:
+    """The visitor as of this commit. Nobody disables the app, closes the account or signs her out before it ends. Raises _LostError."""
+    if not await rows.hold_client(connection, judged.client.id):
+        raise _LostError
+    account = await people.account_held(connection, visitor.account.id)
     if account is None or account.disabled_at is not None:
         return Page("account-disabled", 403)
+    if not await people.hold_web_session(connection, visitor.session.hash, account.id):  # she signed out since this request began
+        return SignIn(judged.client.name, judged.redirect_uri)
+    return replace(visitor, account=account, listed=await people.listed(connection, account.id))
+
+
+def _consented(waiting: Waiting, judged: Validated, visitor: Visitor, ticked: frozenset[str] | None) -> Consented | Page:
+    """The decision as it may be carried out: scopes within the request, and a patient that is (still) hers (ATK-O16). `visitor`: as of now."""
     scopes = () if ticked is None else granted(judged.scopes, ticked)
     if scopes is None:
         return Page("scope-not-offered", 403)
-    current = replace(visitor, account=account, listed=await people.listed(connection, account.id))
-    patient = patient_in_context(waiting.row, replace(judged, scopes=scopes), current)
+    patient = patient_in_context(waiting.row, replace(judged, scopes=scopes), visitor)
     if patient is None:
         return Page("patient-not-listed", 403)
     text = " ".join(scopes) if worth_granting(scopes) else ""
-    return Consented(account, text, patient, visitor.session.created_at, patient_in_context(waiting.row, judged, current) or "")
+    return Consented(visitor.account, text, patient, visitor.session.created_at, patient_in_context(waiting.row, judged, visitor) or "")

@@ -75,10 +75,10 @@ class Sessions:
                 return ""  # else a sign-in with the old password, judged before it was replaced, would outlive it
             before = await people.web_session(connection, digest(replaces)) if replaces else None
             patient = before.patient if before and before.account_id == account.id else ""
-            if before and before.account_id != account.id:
-                await people.end_online_access(connection, before.account_id, moment)
             if replaces:
                 await people.end_web_session(connection, digest(replaces))
+            if before and before.account_id != account.id:
+                await people.end_online_access(connection, before.account_id, moment)
             await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment, patient, method))
         return secret
 
@@ -150,8 +150,9 @@ async def renew_in(connection: AsyncConnection, visitor: Visitor, at: datetime) 
     Raises SessionOver when it was ended since the visitor was read: somebody whose session is over changes nothing.
     """
     secret = new_secret()
-    await people.end_other_web_sessions(connection, visitor.account.id, keep=visitor.session.hash)
-    await people.end_online_access(connection, visitor.account.id, at)
+    await people.lock_account(connection, visitor.account.id)  # whoever renews another of her sessions waits
     if not await people.rename_web_session(connection, visitor.session.hash, digest(secret)):
         raise SessionOver
+    await people.end_other_web_sessions(connection, visitor.account.id, keep=digest(secret))
+    await people.end_online_access(connection, visitor.account.id, at)  # last: a consent that was under way in one of them is there by now
     return secret
