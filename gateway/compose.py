@@ -179,7 +179,7 @@ def gateway(settings: Settings) -> Gateway:
     sessions = Sessions(database, record_in=audit.record_in)
     launcher = trials(found, sessions)
     watch = launcher or OFF
-    authenticator = Authenticator(database, watch=watch)
+    authenticator = Authenticator(database, record_in=audit.record_in, watch=watch)
     keys = local.signing_keys(found)
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
     driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in, watch=watch)

@@ -282,22 +282,52 @@ async def rotate_refresh_token(connection: AsyncConnection, value: RefreshToken,
         connection,
         update(table).where(table.c.hash == value.hash, table.c.state == "active", table.c.expires_at > at).values(state="rotated"),
     )
-    if rotated and value.replaces:
-        await spend_refresh_token(connection, value.replaces)
-    return rotated
+    return rotated and (not value.replaces or await _spent(connection, value.replaces))
 
 
-async def spend_refresh_token(connection: AsyncConnection, hash_: str) -> None:
-    """What replaced it was used: from now on it is nobody's but a thief's, or a victim's."""
+async def _spent(connection: AsyncConnection, hash_: str) -> bool:
+    """What replaced it was used: from now on it is nobody's but a thief's, or a victim's. False: it is disputed, and that use proves the theft."""
     table = t.refresh_token
-    await connection.execute(update(table).where(table.c.hash == hash_, table.c.state == "rotated").values(state="spent"))
+    seen = update(table).where(table.c.hash == hash_, table.c.state.in_(("rotated", "retried")))
+    if await changed(connection, seen.values(state="spent")):
+        return True
+    disputed = select(table.c.hash).where(table.c.hash == hash_, table.c.state == "disputed")
+    return (await connection.execute(disputed)).first() is None
 
 
-async def first_use(connection: AsyncConnection, value: AccessToken) -> None:
-    """The answer in which this token came has arrived."""
+async def first_use(connection: AsyncConnection, value: AccessToken) -> bool:
+    """The answer in which this token came has arrived. False where it shows that two have the refresh token before it: the caller ends the family."""
     table = t.access_token
-    await spend_refresh_token(connection, value.replaces)
+    if not await _spent(connection, value.replaces):
+        return False
     await connection.execute(update(table).where(table.c.hash == value.hash).values(replaces=""))
+    return True
+
+
+async def rotated_at(connection: AsyncConnection, value: RefreshToken) -> datetime | None:
+    """When it was replaced; None when that is forgotten."""
+    table = t.refresh_token
+    successor = select(table.c.issued_at).where(table.c.grant_id == value.grant_id, table.c.replaces == value.hash)
+    return (await connection.execute(successor)).scalar()
+
+
+async def present_again(connection: AsyncConnection, value: RefreshToken, state: str) -> bool:
+    """A replaced token, of which no successor was used, came again: it is `retried` or `disputed`. False: one was used meanwhile."""
+    table = t.refresh_token
+    same = update(table).where(table.c.hash == value.hash, table.c.state == value.state)
+    return await changed(connection, same.values(state=state))
+
+
+async def revoke_unsettled(connection: AsyncConnection, value: Grant, at: datetime) -> int:
+    """End the other families of this person, app and patient in which a replaced token came again and nothing was used since. How many.
+
+    Who lost the answer has nothing of them any more; whoever has their newest tokens is not she.
+    """
+    table, token = t.grant, t.refresh_token
+    unsettled = select(token.c.grant_id).where(token.c.state.in_(("retried", "disputed")))
+    same = (table.c.account_id == value.account_id, table.c.client_id == value.client_id, table.c.ehr == value.ehr, table.c.patient == value.patient)
+    others = update(table).where(*same, table.c.id != value.id, table.c.revoked_at.is_(None), table.c.id.in_(unsettled))
+    return (await connection.execute(others.values(revoked_at=at, revoked_reason="refresh-unsettled"))).rowcount
 
 
 async def jti_seen(connection: AsyncConnection, hash_: str) -> bool:

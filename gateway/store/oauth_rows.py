@@ -247,7 +247,8 @@ class AccessToken:
 class RefreshToken:
     """One link in the chain of rotated refresh tokens. Its scope is that of the grant (RFC 6749 section 6).
 
-    `state`: `active`; `rotated`, an answer with its successors was sent; `spent`, that answer arrived: one of them was used.
+    `state`: `active`; `rotated`, an answer with its successors was sent; `spent`, that answer arrived: one of them was used. Before that it may be
+    presented again: `retried`, at once, as who got no answer does; `disputed`, later, so that a use of the successors shows that two have it.
     `replaces`: the hash of its predecessor, or "".
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,28 @@ async def test_a_token_used_before_and_after_the_first_use_of_its_successor(serv
     assert statuses(await at_once(browser.http, form)) == [400] * PARALLEL
     with pytest.raises(Unauthenticated):
         await server.authenticator.principal("hapi", bearer)
+
+
+@pytest.mark.parametrize("used", ["access_token", "refresh_token"])
+async def test_a_dispute_and_the_first_use_of_the_successor_at_once(server, used):
+    """ATK-O13: whichever is first, the two together end the family."""
+    browser = smart.Browser(server.app())
+    token = await smart.launch(browser, SCOPE)
+    form = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
+    new = (await smart.exchange(browser.http, form)).json()
+    server.clock.forward(3000)
+
+    async def use() -> None:
+        if used == "refresh_token":
+            await smart.exchange(browser.http, form | {"refresh_token": new["refresh_token"]})
+        else:
+            with contextlib.suppress(Unauthenticated):
+                await server.authenticator.principal("hapi", [f"Bearer {new['access_token']}"])
+
+    await asyncio.gather(*(one for _ in range(3) for one in (smart.exchange(browser.http, form), use())))
+    with pytest.raises(Unauthenticated):
+        await server.authenticator.principal("hapi", [f"Bearer {new['access_token']}"])
+    assert sum("family-revoked" in one.detail for one in server.records) >= 1
 
 
 async def test_an_assertion_is_used_once(server):

@@ -24,7 +24,7 @@ from tests.support import smart
 
 RECORDS = ["patient/Observation.rs", "patient/Condition.rs?category=problem-list-item", "patient/Patient.r"]
 ASKED = ["", "", "", "patient/Observation.rs", "patient/Observation.s", "patient/Observation.cruds", "patient/*.rs", "offline_access"]
-ACCESS, REFRESH, CODE = 3600, 100 * 86400, 60
+ACCESS, REFRESH, CODE, RETRY = 3600, 100 * 86400, 60, 60
 
 
 @dataclass(eq=False)
@@ -43,13 +43,17 @@ class Family:
 
 @dataclass(eq=False)
 class Refresh:
-    """A refresh token: `rotated` once it was used, `spent` once something that replaced it was used."""
+    """A refresh token: `rotated` once it was used, `spent` once something that replaced it was used.
+
+    Between the two it may have come again: `retried` at once, `disputed` later; then a use of what replaced it ends the family.
+    """
 
     family: Family
     text: str
     until: float
     state: str = "active"
     replaces: Refresh | None = None
+    rotated: float = 0.0
 
 
 @dataclass(eq=False)
@@ -156,6 +160,8 @@ class World:
             return
         assert status == 200, body
         family.exchanged = True
+        for other in self.families:
+            other.revoked |= any(one.state in ("retried", "disputed") for one in other.refreshes)
         self._issued(family, body, None)
 
     def refresh(self, which: int, back: int, client: str, scope: str) -> None:
@@ -166,8 +172,8 @@ class World:
         token = family.refreshes[-1 - back]
         form = {"grant_type": "refresh_token", "refresh_token": token.text} | ({"scope": scope} if scope else {})
         status, body = self.post(form, client)
-        if client == "app" and token.state == "spent":
-            family.revoked = True
+        if client == "app":
+            self._presented(token)
         if client != "app" or token.state != "active" or family.revoked or self.now >= token.until:
             assert (status, body["error"]) == (400, "invalid_grant")
             return
@@ -176,7 +182,7 @@ class World:
             return
         assert status == 200, body
         self._seen(token.replaces)
-        token.state = "rotated"
+        token.state, token.rotated = "rotated", self.now
         assert is_subset(body["scope"], scope or family.scope)
         self._issued(family, body, token)
 
@@ -186,6 +192,8 @@ class World:
             return
         token = self.accesses[-1 - which % len(self.accesses)]
         over = token.revoked or token.family.revoked or self.now >= token.until
+        if not over and token.replaces and token.replaces.state == "disputed":
+            token.family.revoked = over = True
         try:
             principal = self.do(self.server.authenticator.principal("hapi", [f"Bearer {token.text}"]))
         except Unauthenticated:
@@ -225,8 +233,16 @@ class World:
         self.accesses.append(Access(family, body["access_token"], body["scope"], self.now + ACCESS, replaces=replaces))
 
     def _seen(self, replaced: Refresh | None) -> None:
-        if replaced and replaced.state == "rotated":
+        if replaced and replaced.state in ("rotated", "retried"):
             replaced.state = "spent"
+
+    def _presented(self, token: Refresh) -> None:
+        """What a family learns from a refresh token that comes, whatever is asked with it."""
+        replaced = token.replaces
+        if token.state == "spent" or (token.state == "active" and replaced is not None and replaced.state == "disputed"):
+            token.family.revoked = True
+        elif token.state in ("rotated", "retried"):
+            token.state = "retried" if self.now <= token.rotated + RETRY else "disputed"
 
     def _rows(self, table: Any) -> list[Any]:
         async def read() -> list[Any]:

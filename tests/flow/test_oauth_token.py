@@ -257,6 +257,43 @@ async def test_an_answer_that_was_lost_is_no_theft(running):
 
 
 @pytest.mark.parametrize("used", ["access_token", "refresh_token"])
+@pytest.mark.parametrize("seconds", [60, 61])
+async def test_a_token_that_came_again_before_its_successor_was_used(running, used, seconds):
+    """ATK-O13: a thief who lets the owner rotate first, or the owner after a thief did. Later than a retry, the next use ends the family."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    second = (await running.post(form)).json()
+    running.server.clock.forward(seconds)
+    for _ in range(2):
+        assert error(await running.post(form)) == "invalid_grant"
+    assert running.server.records[-1].detail == "a replaced token came again"
+    assert await running.counts(first["access_token"])  # nobody who lost an answer is harmed by it
+    if used == "access_token":
+        assert await running.counts(second["access_token"]) is (seconds == 60)
+    else:
+        response = await running.post(form | {"refresh_token": second["refresh_token"]})
+        assert response.status_code == (200 if seconds == 60 else 400)
+    assert await running.counts(first["access_token"]) is (seconds == 60)
+    ended = [one for one in running.server.records if "family-revoked" in one.detail]
+    assert [one.patients for one in ended] == ([] if seconds == 60 else [("a",)])
+
+
+@pytest.mark.parametrize("seconds", [0, 61])
+async def test_to_let_an_app_in_again_ends_what_nobody_holds_honestly(running, seconds):
+    """ATK-O13: a thief rotated, and the owner, who got invalid_grant for it, connects the app again. Families at peace go on."""
+    first, peaceful = await running.tokens(), await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    stolen = (await running.post(form)).json()
+    running.server.clock.forward(seconds)
+    assert error(await running.post(form)) == "invalid_grant"
+    again = await running.tokens()
+    assert not await running.counts(stolen["access_token"])
+    assert error(await running.post(form | {"refresh_token": stolen["refresh_token"]})) == "invalid_grant"
+    assert await running.counts(peaceful["access_token"])
+    assert await running.counts(again["access_token"])
+
+
+@pytest.mark.parametrize("used", ["access_token", "refresh_token"])
 async def test_the_first_use_of_a_successor_is_proof(running, used):
     """ATK-O13: by the access token that came with it or by the next refresh, the answer had arrived; after that a reuse is theft."""
     first = await running.tokens()
@@ -447,7 +484,7 @@ async def test_a_deleted_client_leaves_nothing(running):
     clients = running.server.clients
     held, form = await running.tokens(), await running.code()
     elsewhere = Database(running.server.database.url)  # another process on this store
-    theirs = Authenticator(elsewhere, clock=running.server.clock)
+    theirs = Authenticator(elsewhere, record_in=running.server._record_in, clock=running.server.clock)
     assert (await theirs.principal("hapi", [f"Bearer {held['access_token']}"])).client_id == "web"
     assert await clients.delete("web") == 2
     with pytest.raises(Unauthenticated):

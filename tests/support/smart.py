@@ -178,7 +178,7 @@ class Smart:
         self.own_registrations = OwnRegistrations(self.database, Rules((EHR, "other")), self.policy, public_url=self.public_url, **common)
         self.clients, self.invites = Clients(self.database, **common), Invites(self.database, **common)
         self.grants = Grants(self.database, **common)
-        self.authenticator = Authenticator(self.database, clock=self.clock, **watch)
+        self.authenticator = Authenticator(self.database, **common, **watch)
         self.people = People(self.sessions, public_url=self.public_url)
         self.pages = Pages(self.public_url)
 

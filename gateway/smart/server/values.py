@@ -140,6 +140,8 @@ class Snapshot:
     jti_seen: bool = False
     code: Code | None = None
     refresh: RefreshToken | None = None
+    replaced: RefreshToken | None = None  # the one that `refresh` replaced
+    rotated_at: datetime | None = None  # when `refresh` was replaced itself
     grant: Grant | None = None  # of the code or the refresh token
     account: Account | None = None  # of the grant
     listed: tuple[ListedPatient, ...] = ()
@@ -175,6 +177,14 @@ class RotateRefresh:
 
 
 @dataclass(frozen=True, slots=True)
+class PresentAgain:
+    """Note that a replaced refresh token came again. Lost: what replaced it was used meanwhile."""
+
+    token: RefreshToken
+    state: str  # retried | disputed
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeFamily:
     """End a grant and all its tokens: something that works once was used twice."""
 
@@ -192,7 +202,7 @@ class IssueTokens:
     grant: Grant | None = None
 
 
-Effect = RememberJti | ConsumeCode | RotateRefresh | RevokeFamily | IssueTokens
+Effect = RememberJti | ConsumeCode | RotateRefresh | PresentAgain | RevokeFamily | IssueTokens
 
 
 @dataclass(frozen=True, slots=True)

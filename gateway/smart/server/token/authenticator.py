@@ -9,7 +9,7 @@ from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.server.token.bearer import principal_of, refusal
 from gateway.smart.server.trial import OFF, Watch
-from gateway.smart.server.values import Clock
+from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Bearer, digest
@@ -20,8 +20,8 @@ _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*)", re.ASCII | re.IGNO
 class Authenticator:
     """Asked by every request to an EHR's base."""
 
-    def __init__(self, database: Database, *, watch: Watch = OFF, clock: Clock = now) -> None:
-        self._database, self._watch, self._clock = database, watch, clock
+    def __init__(self, database: Database, *, record_in: RecordIn, watch: Watch = OFF, clock: Clock = now) -> None:
+        self._database, self._record_in, self._watch, self._clock = database, record_in, watch, clock
 
     async def principal(self, ehr: str, authorization: Sequence[str]) -> Principal:
         """Who calls. `authorization` has every value of that header: exactly one, of one Bearer token (ATK-O30, F19). Raises Unauthenticated."""
@@ -37,10 +37,20 @@ class Authenticator:
         reason = real or refusal(bearer, ehr, self._clock(), fault)
         if reason or bearer is None:
             raise Unauthenticated("This access token does not count here.", reason=reason, trial=label, simulated="" if real else fault)
-        if bearer.token.replaces:
-            async with self._database.write() as connection:
-                await rows.first_use(connection, bearer.token)
+        if bearer.token.replaces and not await self._arrived(bearer):
+            raise Unauthenticated("This access token does not count here.", reason="token-disputed", trial=label)
         return principal_of(bearer, label, fault)
+
+    async def _arrived(self, bearer: Bearer) -> bool:
+        """The first use of a token that a refresh brought. False when it ends the family: the refresh token before it is in two hands (ATK-O13)."""
+        moment, grant = self._clock(), bearer.grant
+        async with self._database.write() as connection:
+            if await rows.first_use(connection, bearer.token):
+                return True
+            if await rows.revoke_grant(connection, grant.id, moment, "refresh-reused"):
+                event = Event(grant.ehr, Caller(), moment, bearer.client, bearer.account)
+                await self._record_in(connection, event.record("revoke", 200, patient=grant.patient, detail="family-revoked"))
+        return False
 
     async def allowed_origin(self, origin: str) -> bool:
         """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""

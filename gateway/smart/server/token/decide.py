@@ -15,7 +15,19 @@ from gateway.smart.server.pkce import S256Always
 from gateway.smart.server.requests import Presented
 from gateway.smart.server.token.assertion import ClientAssertion
 from gateway.smart.server.token.token_grants import BackendGrant, CodeGrant, RefreshGrant
-from gateway.smart.server.values import CLIENT_REFUSED, Decided, Effect, IssueTokens, Pairs, RememberJti, RevokeFamily, Snapshot, failed, refused
+from gateway.smart.server.values import (
+    CLIENT_REFUSED,
+    Decided,
+    Effect,
+    IssueTokens,
+    Pairs,
+    PresentAgain,
+    RememberJti,
+    RevokeFamily,
+    Snapshot,
+    failed,
+    refused,
+)
 from gateway.store.oauth_rows import AccessToken, Client, Grant, RefreshToken, digest, new_id, new_secret
 
 
@@ -141,7 +153,7 @@ def _as_answered(answer: Decided, core: TokenCore) -> Decided:
     if answer.error == "unsupported_grant_type":
         return refused("unsupported_grant_type", "Offered: authorization_code, refresh_token, client_credentials.", effects=core.effects)
     if answer.error:
-        return replace(answer, effects=tuple(effect for effect in core.effects if isinstance(effect, RememberJti | RevokeFamily)))
+        return replace(answer, effects=tuple(effect for effect in core.effects if isinstance(effect, RememberJti | RevokeFamily | PresentAgain)))
     return replace(answer, effects=core.effects)
 
 

@@ -33,6 +33,7 @@ from gateway.smart.server.values import (
     IssueTokens,
     KeySource,
     Lifetimes,
+    PresentAgain,
     RecordIn,
     RememberJti,
     RevokeFamily,
@@ -46,7 +47,10 @@ from gateway.store.base import Database, now
 from gateway.store.oauth_rows import digest
 
 _TRIES = 5  # each loss means that somebody else won, and what can be won once is won
-_ORDER: tuple[type[Effect], ...] = (RememberJti, ConsumeCode, RotateRefresh, RevokeFamily, IssueTokens)
+_ORDER: tuple[type[Effect], ...] = (RememberJti, ConsumeCode, RotateRefresh, PresentAgain, RevokeFamily, IssueTokens)
+
+_SAID: dict[type[Effect], str] = {RevokeFamily: "family-revoked", PresentAgain: "a replaced token came again"}
+"""What the record says of an effect."""
 
 
 class _LostError(Exception):
@@ -127,12 +131,14 @@ class TokenDriver:
 
     async def _commit(self, decided: Decided, snapshot: Snapshot, event: Event) -> Decided:
         patient = snapshot.grant.patient if snapshot.grant else ""
-        revoked = any(isinstance(effect, RevokeFamily) for effect in decided.effects)
+        said = [_SAID[type(effect)] for effect in decided.effects if type(effect) in _SAID]
         async with self._database.write() as connection:
             for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
                 if not await _apply(connection, effect, snapshot):
                     raise _LostError
-            detail = "; ".join(part for part in ("family-revoked" if revoked else "", faults.said(decided.simulated)) if part)
+            if snapshot.code and snapshot.grant and not decided.error and await rows.revoke_unsettled(connection, snapshot.grant, snapshot.now):
+                said.append("an unsettled family was ended")
+            detail = "; ".join(part for part in (*said, faults.said(decided.simulated)) if part)
             record = event.record("token", decided.status, reason=decided.error, patient=patient, detail=detail)
             await self._record_in(connection, record)
         return replace(decided, recorded=True)
@@ -159,6 +165,8 @@ async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) 
         client=client,
         code=code,
         refresh=refresh,
+        replaced=await rows.refresh_token(connection, refresh.replaces) if refresh and refresh.replaces else None,
+        rotated_at=await rows.rotated_at(connection, refresh) if refresh and refresh.state != "active" else None,
         grant=grant,
         account=await people.account(connection, grant.account_id) if grant and grant.account_id else None,
         listed=await people.listed(connection, grant.account_id) if grant and grant.account_id else (),
@@ -176,6 +184,8 @@ async def _apply(connection: AsyncConnection, effect: Effect, snapshot: Snapshot
             return await rows.consume_code(connection, hash_, moment)
         case RotateRefresh(token):
             return await rows.rotate_refresh_token(connection, token, moment)
+        case PresentAgain(token, state):
+            return await rows.present_again(connection, token, state)
         case RevokeFamily(grant_id, reason):
             await rows.revoke_grant(connection, grant_id, moment, reason)
             return True

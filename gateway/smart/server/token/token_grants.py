@@ -7,14 +7,18 @@ and its second use ends the family), E10 (the scope that was consented to is the
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidScopeError, RefreshTokenGrant
 from gateway.smart.server.core import AUTH_METHODS, OAuthClient
 from gateway.smart.server.token.context import context_members, signed_identity
-from gateway.smart.server.values import ConsumeCode, Effect, RevokeFamily, RotateRefresh, Snapshot, may_act_on
+from gateway.smart.server.values import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh, Snapshot, may_act_on
 from gateway.store.oauth_rows import Account, Code, Grant, RefreshToken
+
+RETRY = timedelta(seconds=60)
+"""How long after its rotation a refresh token may come again and still be the try of a client that got no answer, or asked twice at once."""
 
 
 def holder(snapshot: Snapshot) -> Account | None:
@@ -100,15 +104,20 @@ class RefreshGrant(RefreshTokenGrant):
     def authenticate_refresh_token(self, refresh_token: str) -> Issued | None:
         """The token, if it is this client's and was not used. A second use ends the family once the first one's answer had arrived (ATK-O13).
 
-        Until then the answer may have been lost on the way, and the client that asks again is the one that was to have it.
+        Until then the answer may have been lost on the way, and the client that asks again is the one that was to have it. But who lost it has
+        nothing that it brought: where a token came again later than a retry does, and then its successor is used, two have it, and the family ends.
         """
         del refresh_token
         snapshot: Snapshot = self.server.snapshot
         row, grant = snapshot.refresh, snapshot.grant
         if row is None or grant is None or grant.client_id != self.request.client.row.id or grant.ehr != snapshot.endpoints.ehr:
             return None
-        if row.state == "spent":
+        if row.state == "spent" or (row.state == "active" and snapshot.replaced and snapshot.replaced.state == "disputed"):
             self.server.add(RevokeFamily(grant.id, "refresh-reused"))
+            return None
+        if row.state != "active":
+            at_once = row.state != "disputed" and snapshot.rotated_at is not None and snapshot.now - snapshot.rotated_at <= RETRY
+            self.server.add(PresentAgain(row, "retried" if at_once else "disputed"))
         if snapshot.simulates("refresh-revoked"):
             self.server.add(RevokeFamily(grant.id, "simulated"))
         if row.state != "active" or snapshot.simulates("refresh-revoked") or snapshot.simulates("refresh-expired"):
