@@ -17,8 +17,8 @@ from gateway import compose
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import Unavailable
+from gateway.store import known_browsers, schema, trials, turns, upstream
 from gateway.store import oauth as rows
-from gateway.store import schema, trials, turns, upstream
 from gateway.store.base import Database, now
 
 log = structlog.get_logger("gateway.worker")
@@ -93,6 +93,7 @@ async def _prune(database: Database) -> None:
                 await turns.prune(connection, moment=moment)
                 await upstream.prune(connection, moment=moment)
                 await trials.prune(connection, moment=moment)
+                await known_browsers.prune(connection, moment=moment)
         except (Unavailable, SQLAlchemyError):
             log.warning("prune-failed")
         await asyncio.sleep(_PRUNE)

@@ -68,6 +68,16 @@ pending = Table(
     Column("expires_at", UtcDateTime, nullable=False, index=True),
 )
 
+# Browsers in which a person signed in, by the hash of a cookie of their own. Several people may share one.
+known_browser = Table(
+    "known_browser",
+    metadata,
+    Column("hash", _HASH, primary_key=True),
+    _account(key=True),
+    Column("seen_at", UtcDateTime, nullable=False, index=True),
+)
+
+Index("ix_known_browser_account", known_browser.c.account_id)
 Index("ix_recovery_code_account", recovery_code.c.account_id)
 Index("ix_passkey_account", passkey.c.account_id)
 Index("ix_pending_step_account", pending.c.account_id)

@@ -41,7 +41,8 @@ class _Forgotten:
     async def name(self, request: Request) -> Response:
         """The same answer for every name."""
         form, asked, browser = await self._sent(request)
-        done = await self._verification.forgot(form.one.get("username", ""), browser, self._edge.caller(request))
+        known = self._edge.people.known_secret(request)
+        done = await self._verification.forgot(form.one.get("username", ""), browser, self._edge.caller(request), known=known)
         if isinstance(done, FactorLocked):
             return self._page(request, "forgotten.html", asked, problem="locked", status=429, wait=done.retry_after)
         return see(f"/signin/forgotten/code?{asked.query}")

@@ -14,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 
 from gateway.smart.server.people.sessions import SessionOver, Sessions, Visitor
 from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW
+from gateway.store.known_browsers import KEPT
 from gateway.store.oauth_rows import Account, ListedPatient, digest
 from gateway.web.pages import Pages
 
@@ -52,7 +53,7 @@ class ForgedForm(Exception):
 
 
 class People:
-    """Reads and sets the two cookies: the session's, and the browser's own, which is there before anybody signs in."""
+    """Reads and sets the cookies: the session's, the browser's own, which is there before anybody signs in, and what makes a browser known."""
 
     def __init__(self, sessions: Sessions, *, public_url: str) -> None:
         self._sessions = sessions
@@ -60,6 +61,7 @@ class People:
         # The prefix makes browsers refuse a cookie that another host or plain http tries to plant (RFC 6265bis section 4.1.3).
         prefix = "__Host-" if self._secure else ""
         self.session_cookie, self.browser_cookie = f"{prefix}gw_session", f"{prefix}gw_browser"
+        self.known_cookie = f"{prefix}gw_known"
         self.trial_cookie = f"{prefix}{COOKIE}"
 
     async def current(self, request: Request) -> Person | None:
@@ -100,6 +102,15 @@ class People:
     def keep_browser(self, response: Response, secret: str) -> None:
         """Hand the browser a secret of its own: what it begins here, only it goes on with."""
         self._set(response, self.browser_cookie, secret)
+
+    def known_secret(self, request: Request) -> str:
+        """By which a browser shows who signed in there before, or ""."""
+        return _cookie(request, self.known_cookie)
+
+    def keep_known(self, response: Response, secret: str) -> None:
+        """This browser is known to somebody who signed in: strangers do not lock her out of it. It signs nobody in."""
+        life = int(KEPT.total_seconds())
+        response.set_cookie(self.known_cookie, secret, max_age=life, path="/", secure=self._secure, httponly=True, samesite="lax")
 
     def trial_id(self, request: Request) -> str:
         """The trial of the launcher that this browser is in, or ""."""

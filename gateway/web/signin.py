@@ -60,9 +60,10 @@ class _SignIn:
     async def signin(self, request: Request) -> Response:
         """Judge name and password. A new session begins, whatever the browser had before (ATK-O19); or the second factor is asked for."""
         form, asked, browser = await self._sent(request)
-        judged = await self._doors.accounts.sign_in(form.one.get("username", ""), form.one.get("password", ""), self._edge.caller(request))
+        name, known = form.one.get("username", ""), self._edge.people.known_secret(request)
+        judged = await self._doors.accounts.sign_in(name, form.one.get("password", ""), self._edge.caller(request), known=known)
         if not isinstance(judged, SignedIn):
-            return await self._form_again(request, asked, judged, form.one.get("username", ""))
+            return await self._form_again(request, asked, judged, name)
         if not judged.second:
             return await self._begin(request, asked, Passed(judged.account, "password"))
         await self._doors.factors.wait(judged.account, browser)
@@ -161,6 +162,7 @@ class _SignIn:
             return self._form(request, asked, status=403, problem="over")
         response = see(asked.path)
         people.keep_session(response, secret)
+        people.keep_known(response, await self._doors.sessions.remember_browser(passed.account, people.known_secret(request)))
         return response
 
     async def _step(self, request: Request, asked: Destination) -> SignIn | Response | None:

@@ -16,7 +16,7 @@ from gateway.smart.server.people.accounts import Attempts, Passwords
 from gateway.smart.server.people.factors import FactorLocked
 from gateway.smart.server.people.verification import NoNotifier, Verification, kind_of, tidy
 from gateway.smart.server.values import Caller
-from gateway.store import people_factors
+from gateway.store import known_browsers, people_factors
 from tests.support import smart
 
 FORGOTTEN, CODE = "/signin/forgotten", "/signin/forgotten/code"
@@ -233,26 +233,92 @@ async def test_asking_tells_nothing(running):
 
 
 async def test_limits_tell_nothing(running):
-    """C1: how many codes are sent, and how many are tried from whichever browsers, is counted by name, there or not."""
+    """C1: how many codes are sent in a name from one network, and from all, and how many tries one has, is the same for who is there and who not."""
     await running.confirm()
-    running.server.clock.forward(1000)
     found = []
     for name in ("ann", "nobody"):
-        statuses = [(await running.asked(name, f"192.0.2.{number}")).page.status_code for number in range(5)]
+        running.server.verification._attempts = Attempts(sends_of_strangers=8)
+        statuses = [(await running.asked(name, "192.0.2.1")).page.status_code for _ in range(4)]  # three in a quarter of an hour
         running.server.clock.forward(901)
-        browsers = [await running.asked(name, f"198.51.100.{number}") for number in range(3)]
-        for browser in browsers:
-            for _ in range(4):
-                await browser.submit(CODE, code="00000000", password=NEW)
-                statuses.append(browser.page.status_code)
-                if browser.page.status_code == 429:
-                    assert browser.page.headers["retry-after"]
-                    break
+        statuses += [(await running.asked(name, "192.0.2.1")).page.status_code for _ in range(4)]
+        running.server.clock.forward(901)
+        statuses += [(await running.asked(name, "192.0.2.1")).page.status_code]  # six in a day
+        browsers = [await running.asked(name, f"198.51.100.{number}") for number in range(3)]  # eight from all
+        assert browsers[-1].page.headers["retry-after"]
+        statuses += [browser.page.status_code for browser in browsers]
+        for _ in range(6):
+            await browsers[0].submit(CODE if CODE in browsers[0].page.text else FORGOTTEN, code="00000000", password=NEW, username=name)
+            statuses.append(browsers[0].page.status_code)
         found.append(statuses)
-        running.server.clock.forward(4000)
+        running.server.clock.forward(90_000)
     assert found[0] == found[1]
-    assert found[0][:5] == [200, 200, 200, 429, 429]
-    assert found[0][5:] == [403] * 10 + [429]
+    assert found[0] == [200, 200, 200, 429] * 2 + [429] + [200, 200, 429] + [403] * 5 + [429]
+
+
+async def test_a_stranger_denies_nobody_her_recovery(running):
+    """He asks in her name from everywhere and enters wrong codes all day; the code of her browser counts, and so do new ones, and her password."""
+    hers = await running.confirm()  # a browser in which she signed in
+    for number in range(40):
+        strange = await running.asked("ann", f"198.51.100.{number}")
+        if CODE in strange.page.text:
+            await strange.submit(CODE, code="00000000", password=NEW)
+    sent = len(running.server.mailbox.messages) - 1
+    assert sent == 30
+    other = await running.asked("ann", "203.0.113.1")
+    assert other.page.status_code == 429  # a browser that is nobody's
+    await hers.post("/signout", smart.Form((await hers.get("/signout")).text).to("/signout"))
+    await hers.get(FORGOTTEN)
+    await hers.submit(FORGOTTEN, username="ann")
+    await running.server.verification.settled()
+    code = running.server.mailbox.code
+    for number in range(3):  # meanwhile
+        await running.asked("ann", f"198.51.100.{number + 50}")
+    assert len(running.server.mailbox.messages) - 1 == sent + 1
+    await hers.submit(CODE, code="00000000", password=NEW)
+    await hers.submit(CODE, code=code, password=NEW)
+    assert "Your password was changed" in hers.page.text
+
+
+async def test_a_stranger_locks_nobody_out_of_her_own_browser(running):
+    """Wrong passwords from elsewhere count apart from hers; her own browser's wrong ones count, and it is hers for no other name."""
+    running.server.accounts._attempts = Attempts()
+    hers = await running.signed_in()
+    await running.signed_in("mum")
+    for number in range(11):
+        stranger = running.browser(f"198.51.100.{number}")
+        await stranger.get("/signin")
+        await stranger.sign_in(password="not it at all")
+    assert stranger.page.status_code == 429
+    await hers.get("/signin", again="1", next="/security")
+    assert (await hers.sign_in(password="not it at all")).status_code == 403
+    assert (await hers.sign_in()).status_code == 200
+    assert "__Host-gw_known" in {one.name for one in hers.http.cookies.jar}
+    await hers.get("/signin", again="1")
+    for _ in range(11):
+        await hers.sign_in(password="not it at all")
+    assert hers.page.status_code == 429
+    await hers.sign_in("mum", password="not it at all")
+    assert hers.page.status_code == 403
+
+
+async def test_whoever_signs_out_everywhere_is_known_nowhere(running):
+    """A browser that somebody else used is no more than a stranger's afterwards."""
+    browser = await running.signed_in()
+    account = await running.server.accounts.named("ann")
+    secret = next(one.value for one in browser.http.cookies.jar if one.name == "__Host-gw_known")
+    for known in (True, False):
+        async with running.server.database.read() as connection:
+            assert await known_browsers.knows(connection, "ann", smart.digest(secret)) is known
+            assert not await known_browsers.knows(connection, "mum", smart.digest(secret))
+        visitor = await running.server.sessions.current(await running.server.sessions.begin(account))
+        await running.server.sessions.end_all(visitor, Caller())
+    for _ in range(25):
+        await running.server.sessions.remember_browser(account)
+    async with running.server.database.write() as connection:
+        table = known_browsers._table
+        assert len((await connection.execute(table.select())).all()) == 20
+        await known_browsers.prune(connection, moment=running.server.clock() + known_browsers.KEPT * 2)
+        assert not (await connection.execute(table.select())).all()
 
 
 async def test_one_address_asks_for_so_many(running):
@@ -295,7 +361,13 @@ async def test_asking_takes_the_same_time(running):
 
     server = running.server
     slow = Verification(
-        server.database, passwords, smart.SEALER, Slow(), service="T", record_in=server._record_in, attempts=Attempts(sends=999, of_factor=999)
+        server.database,
+        passwords,
+        smart.SEALER,
+        Slow(),
+        service="T",
+        record_in=server._record_in,
+        attempts=Attempts(sends=999, of_factor=999, sends_a_day=999, sends_of_strangers=999),
     )
     caller = Caller()
 

@@ -22,8 +22,11 @@ class Attempts:
     window: int = 900
     of_factor: int = 10
     factor_window: int = 3600
-    sends: int = 3  # codes that are sent to one person, or asked for in one name
+    sends: int = 3  # codes that are sent to one person, or asked for in one name from one place
     sends_of_address: int = 20
+    day: int = 86400
+    sends_a_day: int = 6  # asked for in one name from one place: a browser in which she signed in before, or else a network
+    sends_of_strangers: int = 30  # in a day, in one name, from all places that are no browser of hers
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,10 @@ class Limit:
     window: int
 
 
-def limits_of_sign_in(attempts: Attempts, name: str, address: str) -> tuple[Limit, ...]:
-    """Of one name (there or not), and of the address it comes from."""
-    return (Limit(_hashed(f"name:{name}"), attempts.of_name, attempts.window), *_of_address(address, attempts.of_address, attempts.window))
+def limits_of_sign_in(attempts: Attempts, name: str, address: str, known: str = "") -> tuple[Limit, ...]:
+    """Of one name (there or not), and of the address it comes from. `known`: a browser of hers, which counts apart from all strangers."""
+    own = Limit(_hashed(f"name:{name}:{known}" if known else f"name:{name}"), attempts.of_name, attempts.window)
+    return (own, *_of_address(address, attempts.of_address, attempts.window))
 
 
 def limits_of_factor(attempts: Attempts, account_id: str, address: str) -> tuple[Limit, ...]:
@@ -52,6 +56,25 @@ def limits_of_sending(attempts: Attempts, whom: str, address: str) -> tuple[Limi
         Limit(_hashed(f"send:{whom}"), attempts.sends, attempts.window),
         *_of_address(address, attempts.sends_of_address, attempts.window, "send-"),
     )
+
+
+def limits_of_forgotten(attempts: Attempts, name: str, address: str, known: str = "") -> tuple[Limit, ...]:
+    """Of codes asked for in one name, there or not; each is counted where the one before lets pass.
+
+    From one place, a browser of hers (`known`) or a network; from one address; from everywhere but her own browsers: all that a guesser has.
+    """
+    place = f"forgotten:{name}:{known or _network(address)}"
+    return (
+        Limit(_hashed(place), attempts.sends, attempts.window),
+        *_of_address(address, attempts.sends_of_address, attempts.window, "send-"),
+        Limit(_hashed(f"day-{place}"), attempts.sends_a_day, attempts.day),
+        *(() if known else (Limit(_hashed(f"strangers:{name}"), attempts.sends_of_strangers, attempts.day),)),
+    )
+
+
+def limits_of_code(attempts: Attempts, code: str, most: int, address: str) -> tuple[Limit, ...]:
+    """Of the tries of one code that was sent, and of the address they come from."""
+    return (Limit(_hashed(f"code:{code}"), most, attempts.factor_window), *_of_address(address, attempts.of_address, attempts.window))
 
 
 def limits_of_registration(address: str, most: int, window: int) -> Iterable[Limit]:

@@ -21,9 +21,9 @@ from gateway.errors import ConfigError, Unavailable
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
-from gateway.store import people, people_factors
+from gateway.store import known_browsers, people, people_factors
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Account, ListedPatient, new_id
+from gateway.store.oauth_rows import Account, ListedPatient, digest, new_id
 
 _LONGEST_NAME = 255
 _LONGEST_PASSWORD = 1024
@@ -79,6 +79,12 @@ class Passwords:
         return encoded is not None and len(password) <= _LONGEST_PASSWORD
 
 
+def _of_nobody(hasher: PasswordHasher) -> str:
+    """A hash that no password has: random salt and digest, in argon2's form (PHC). To check against it is as much work as against any other."""
+    salt, digest = (b64encode(secrets.token_bytes(length)).rstrip(b"=").decode() for length in (hasher.salt_len, hasher.hash_len))
+    return f"$argon2id$v={ARGON2_VERSION}$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"
+
+
 def _spelled(password: str) -> bytes:
     """NFKC, as NIST SP 800-63B section 3.1.1.2 says: the same keys on another device are the same password."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
@@ -113,11 +119,15 @@ class Accounts:
         self._database, self._passwords, self._record_in = database, passwords, record_in
         self._attempts, self._clock = attempts or Attempts(), clock
 
-    async def sign_in(self, username: str, password: str, caller: Caller) -> SignedIn | Wrong | Locked:
-        """Judge one attempt. It counts before the password is looked at, so that many at once count too; a success takes it back."""
+    async def sign_in(self, username: str, password: str, caller: Caller, *, known: str = "") -> SignedIn | Wrong | Locked:
+        """Judge one attempt. It counts before the password is looked at, so that many at once count too; a success takes it back.
+
+        `known`: the secret by which the browser shows that this person signed in there before; strangers do not lock her out of it.
+        """
         moment, name = self._clock(), normalised(username)
-        limits = limits_of_sign_in(self._attempts, name, caller.address)
         async with self._database.write() as connection:
+            hers = digest(known) if known and await known_browsers.knows(connection, name, digest(known)) else ""
+            limits = limits_of_sign_in(self._attempts, name, caller.address, hers)
             locked = await count(connection, limits, moment)
             account = await people.account_named(connection, name) if name and not locked else None
         if account and account.disabled_at is not None:

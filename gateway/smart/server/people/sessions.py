@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
-from gateway.store import people, people_factors
+from gateway.store import known_browsers, people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
 
@@ -81,6 +81,13 @@ class Sessions:
                 await people.end_online_access(connection, before.account_id, moment)
             await people.add_web_session(connection, WebSession(digest(secret), account.id, moment, moment, patient, method))
         return secret
+
+    async def remember_browser(self, account: Account, secret: str = "") -> str:
+        """She signed in there: from now on strangers do not lock her out of this browser. The secret that it keeps, the one it had or a new one."""
+        kept = secret or new_secret()
+        async with self._database.write() as connection:
+            await known_browsers.remember(connection, account.id, digest(kept), self._clock())
+        return kept
 
     def is_fresh(self, visitor: Visitor) -> bool:
         """Whether she signed in just now, herself: what changes how she signs in needs that."""

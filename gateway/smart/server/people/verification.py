@@ -19,12 +19,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import NotSent
 from gateway.seal import Seals
-from gateway.smart.server.attempts import Attempts, Limit, count, forgive, limits_of_factor, limits_of_sending
+from gateway.smart.server.attempts import (
+    Attempts,
+    Limit,
+    count,
+    forgive,
+    limits_of_code,
+    limits_of_factor,
+    limits_of_forgotten,
+    limits_of_sending,
+)
 from gateway.smart.server.people.accounts import Passwords, check_password, normalised
 from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
 from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
-from gateway.store import people, people_factors
+from gateway.store import known_browsers, people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, digest
 from gateway.store.people_factors import Contact, Pending
@@ -189,11 +198,15 @@ class Verification:
         """Tell a person at her verified address what was changed. `what` is one sentence without any secret."""
         self._tell(await self.contact(account), what)
 
-    async def forgot(self, username: str, browser: str, caller: Caller) -> Sent | FactorLocked:
-        """Somebody says that she forgot her password. A code goes to the verified address, if this is a person who has one."""
+    async def forgot(self, username: str, browser: str, caller: Caller, *, known: str = "") -> Sent | FactorLocked:
+        """Somebody says that she forgot her password. A code goes to the verified address, if this is a person who has one.
+
+        The code is this browser's: no other request ends it, nor counts its tries. `known`: the secret by which the browser shows that this person
+        signed in there before; then what strangers ask for in her name does not count.
+        """
         moment, name, hash_ = self._clock(), normalised(username), _resetting(browser)
         async with self._database.write() as connection:
-            wait = await count(connection, self._sends(f"name:{name}", caller), moment)
+            wait = await self._counted(connection, name, caller, known)
         if wait:  # before anything is hashed: there is one queue for that, and sign-ins wait in it
             return FactorLocked(wait)
         code = _new_code()
@@ -203,12 +216,20 @@ class Verification:
             to = await self._contact(connection, account.id if account else "")
             usable = account is not None and account.disabled_at is None and bool(to)
             whose = account.id if account and usable else ""
-            row = Pending(hash_, moment, moment + _LIFE, whose, encoded if usable else "", digest(f"name:{name}").encode())
+            row = Pending(hash_, moment, moment + _LIFE, whose, encoded if usable else "")
             await people_factors.put_pending(connection, row)
             await self._record_in(connection, Event(account.ehr if account else "", caller, moment, account=account).record("password-code", 303))
         if usable:
             self._soon(self._notifier.send(to, *self._code_text(code, "choose a new password")))
         return Sent()
+
+    async def _counted(self, connection: AsyncConnection, name: str, caller: Caller, known: str) -> int:
+        """Seconds to wait, or 0. What one limit refuses uses up nothing of the next: least of all of what all strangers have together."""
+        hers = digest(known) if known and await known_browsers.knows(connection, name, digest(known)) else ""
+        for limit in limits_of_forgotten(self._attempts, name, caller.address, hers):
+            if wait := await count(connection, (limit,), self._clock()):
+                return wait
+        return 0
 
     async def is_resetting(self, browser: str) -> bool:
         """Whether a code may be entered in this browser."""
@@ -265,9 +286,10 @@ class Verification:
             await self._record_in(connection, event.record("code-refused", 403, reason="code-wrong"))
 
     def _tries(self, waiting: Pending, caller: Caller) -> tuple[Limit, ...]:
-        """Counted for the person, or for the name, there or not: whichever browser the tries come from."""
-        whom = waiting.account_id if waiting.hash == _verifying(waiting.account_id) else (waiting.sealed or b"").decode()
-        return limits_of_factor(self._attempts, f"code:{whom}", caller.address)
+        """Of an address: counted for the person, who alone can try. Of a password: for the code, since anybody can have one in her name."""
+        if waiting.hash == _verifying(waiting.account_id):
+            return limits_of_factor(self._attempts, f"code:{waiting.account_id}", caller.address)
+        return limits_of_code(self._attempts, f"{waiting.hash}:{waiting.began_at.timestamp()}", _TRIES, caller.address)
 
     def _sends(self, whom: str, caller: Caller) -> tuple[Limit, ...]:
         return limits_of_sending(self._attempts, whom, caller.address)
