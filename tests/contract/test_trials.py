@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from gateway.errors import ConfigError
 from gateway.smart.server import faults
 from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.trial import Noted
+from gateway.smart.server.trial import STANDALONE_WINDOW, Noted
 from gateway.smart.server.trials import AT_ONCE, LIFE, Started, Trials, TrialWanted
 from gateway.smart.server.values import Caller
 from gateway.store import oauth_tables, trial_tables, trials
@@ -144,6 +144,25 @@ async def test_a_trial_is_the_same_in_every_process(server):
     assert (found.wanted.intent, found.wanted.scopes, found.fault) == ("x", "patient/Observation.rs", "denied")
     assert found.expires_at == found.created_at + timedelta(seconds=LIFE)
     await other._database.close()
+
+
+async def test_a_standalone_trial_is_of_one_app_at_one_ehr(server):
+    """And for ten minutes; by a page's origin too, where the newest one counts."""
+    first, second = await begun(server, kind="standalone"), await begun(server, kind="standalone")
+    found = await of(server).brought(first.trial_id, smart.EHR, "app")
+    assert found is not None
+    assert found.label == digest(first.trial_id)
+    assert await of(server).brought(first.trial_id, "other", "app") is None
+    assert await of(server).brought(first.trial_id, smart.EHR, "web") is None
+    server.clock.forward(STANDALONE_WINDOW / 2)
+    third = await begun(server, kind="standalone")
+    for ehr, origin in ((smart.EHR, "https://app.test"), ("other", "https://app.test"), (smart.EHR, "https://evil.test")):
+        of(server).note_discovery(ehr, origin, Noted("discovery"))
+    assert [len(await of(server).seen(one.trial_id)) for one in (first, second, third)] == [0, 0, 1]
+    server.clock.forward(STANDALONE_WINDOW + 1)
+    of(server).note_discovery(smart.EHR, "https://app.test", Noted("discovery"))
+    assert [len(await of(server).seen(one.trial_id)) for one in (first, second, third)] == [0, 0, 1]
+    assert await of(server).brought(third.trial_id, smart.EHR, "app") is None
 
 
 async def test_what_is_kept_opens_at_its_own_place_alone(server):

@@ -156,7 +156,8 @@ async def furnish(at: Whole, key: smart.BackendKey) -> None:
     app = {"redirect_uris": [APP], "launch_uri": "https://app.test/launch", "client_uri": "https://app.test/"}
     for name, more in (("app", {}), ("other", {"redirect_uris": ["https://other.test/cb"]})):
         await registrar.register(app | {"client_id": name, "token_endpoint_auth_method": "none"} | more)
-    await registrar.register(app | {"client_id": "web", "client_secret": "secret-of-web"})
+    for name in ("web", "web-2"):
+        await registrar.register(app | {"client_id": name, "client_secret": f"secret-of-{name}"})
     keys = {"grant_types": ["client_credentials"], "jwks": {"keys": [key.public]}}
     for name in ("lab", "lab-2"):
         await registrar.register({"client_id": name, "scope": "system/Observation.rs"} | keys)
@@ -282,10 +283,12 @@ async def test_a_slow_token_endpoint(world: World):
 
 
 async def test_no_patient(world: World):
-    """The token response names none; everything else is as it would be."""
-    body = (await world.ride(await world.start(fault="no-patient"))).body
-    assert "patient" not in body
-    assert body["scope"]
+    """Neither token response names one, nor that of a refresh; everything else is as it would be."""
+    ride = await world.ride(await world.start(fault="no-patient"))
+    assert ride.refreshed is not None
+    for body in (ride.body, ride.refreshed.json()):
+        assert "patient" not in body
+        assert body["scope"]
 
 
 @pytest.mark.parametrize("name", [one for one in FAULTS if one.startswith("id-token")])
@@ -396,6 +399,32 @@ async def test_what_is_really_wrong_goes_first(world: World):
     assert "simulated" not in (await world.seen(started))[-1]["facts"]
     found = await world.records("token")
     assert found[0].detail == ""
+
+
+async def test_a_real_refusal_is_recorded_as_real(world: World):
+    """A token that was taken back, and a person who says no, under a fault of that moment."""
+    ride = await world.ride(await world.start(fault="fhir-expired"))
+    await world.at.http.post(f"{PUBLIC_URL}/auth/hapi/revoke", data={"token": ride.body["access_token"], "client_id": "app"})
+    assert (await world.at.fhir(ride.body["access_token"], "GET", READS[0])).status_code == 401
+    refused = (await world.records("login"))[0]
+    assert (refused.reason, refused.detail) == ("token-revoked", "")
+    started, browser = await world.start(fault="state-changed"), world.browser()
+    await browser.authorize(smart.asking("app", SCOPE, launch=started.launch))
+    await browser.sign_in("ann")
+    await browser.deny()
+    assert (browser.answer["error"], browser.answer["state"]) == ("access_denied", "st-1")
+    assert (await world.records("grant-refused"))[0].detail == ""
+    assert "simulated" not in (await world.seen(started))[-1]["facts"]
+
+
+async def test_a_simulated_no_is_not_kept(world: World):
+    """Who ticks "do not ask me again" while a no is simulated is asked the next time."""
+    started, browser = await world.start(client_id="web", fault="denied", user="berg"), world.browser()
+    await browser.authorize(smart.asking("web", SCOPE, launch=started.launch))
+    await browser.sign_in("berg")
+    await browser.submit("/auth/hapi/consent", decision="allow", remember="yes")
+    assert browser.answer["error"] == "access_denied"
+    assert [one for one in await world.records("consent-remember") if one.fhir_user == "Practitioner/berg"] == []
 
 
 # What a developer chooses -----------------------------------------------------------------------------------------------
@@ -509,6 +538,11 @@ async def test_a_cookie_that_is_made_up(world: World):
         assert "/signin" in str(browser.page.request.url)
     assert await world.seen(started) == []
     assert len(started.trial_id) == 43
+    launched = await world.start(fault="invalid-scope")  # the id of a launch's trial is no standalone one
+    browser = world.in_trial(world.browser(), launched.trial_id)
+    await browser.authorize(smart.asking("app", STANDALONE))
+    assert "/signin" in str(browser.page.request.url)
+    assert await world.seen(launched) == []
 
 
 async def test_an_ehr_launch_is_in_its_own_trial(world: World):
@@ -574,6 +608,8 @@ async def test_a_whole_launch_is_seen(world: World):
     await world.at.fhir(access, "GET", READS[0], Cache_Control="no-cache")
     await world.at.fhir(access, "GET", "Appointment?status=booked")
     await world.at.http.post(f"{PUBLIC_URL}/auth/hapi/introspect", data={"token": access}, auth=basic)
+    asked = await world.at.http.post(f"{PUBLIC_URL}/auth/hapi/introspect", data={"token": access}, auth=("web-2", "secret-of-web-2"))
+    assert asked.json()["active"]  # by another client, of which the developer hears nothing
     await world.at.http.post(f"{PUBLIC_URL}/auth/hapi/revoke", data={"token": access}, auth=basic)
     await world.at.fhir(access, "GET", READS[0])
     seen = await world.seen(started)
@@ -627,6 +663,9 @@ async def test_no_event_holds_a_secret(world: World):
     ids.append(alone)
     sent = await world.at.fhir(rides[0].body["access_token"], "GET", f"Observation?access_token={rides[0].body['access_token']}")
     assert sent.status_code == 401
+    where, token = f"{world.at.base}/.well-known/smart-configuration", rides[0].body["access_token"]
+    assert (await world.at.http.get(f"{where}?access_token={token}", headers={"Origin": "https://app.test"})).status_code == 200
+    assert (await world.seen(ids[-1]))[-1]["kind"] == "discovery"
     secrets = {secret for ride in rides for secret in ride.secrets} | {one.trial_id for one in ids} | {"secret-of-web"}
     shown = json.dumps([await world.seen(one) for one in ids])
     async with world.at.gateway.state.database.read() as connection:
@@ -804,6 +843,11 @@ async def test_nobody_else_is(world: World):
     assert await world.trials.session_for("ann-dev", "hapi", CALLER) == ""
     await factors.reset(dev)
     assert await world.trials.session_for("ann-dev", "hapi", CALLER)
+    async with state.database.write() as connection:
+        await people_factors.add_passkey(connection, people_factors.Passkey("p" * 64, dev.id, b"id", b"key", 0, "phone", now()))
+    assert await world.trials.session_for("ann-dev", "hapi", CALLER) == ""
+    await factors.reset(dev)
+    assert await world.trials.session_for("ann-dev", "hapi", CALLER)
     await accounts.disable(dev)
     assert await world.trials.session_for("ann-dev", "hapi", CALLER) == ""
 
@@ -841,6 +885,8 @@ async def test_a_harness_starts_a_trial(world: World):
         (403, None),
         (403, None),
     ]
+    anybody = await world.at.http.post(url, json=body | {"user": "", "patient": TWO.b, "scopes": ""}, headers=headers)
+    assert anybody.status_code == 201  # the system has the operator's word
     wrong = await world.at.http.post(url, json=body | {"fault": "x"}, headers=headers)
     assert (wrong.status_code, wrong.json()["error_description"].startswith("fault: ")) == (400, True)
     described = (await world.at.http.get(f"{PUBLIC_URL}/api/openapi.json")).json()["components"]["schemas"]
