@@ -63,6 +63,7 @@ from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.people.accounts import Accounts, Passwords
 from gateway.smart.server.people.developers import Developers
+from gateway.smart.server.people.ending import Endings
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider, ProviderConfig
 from gateway.smart.server.people.sessions import Sessions
@@ -205,6 +206,7 @@ def gateway(settings: Settings) -> Gateway:
         local.factors(found),
         Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
         Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
+        Endings(database, record_in=audit.record_in),
         {one.name: _provider(found, one) for one in settings.sign_in},
     )
     people = People(sessions, public_url=settings.public_url)
@@ -226,7 +228,7 @@ def gateway(settings: Settings) -> Gateway:
         upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
-        forgotten.router(web_edge, doors.verification),
+        forgotten.router(web_edge, doors),
         security.router(web_edge, doors),
         authorize.router(web_edge, authorizations, Faces(pipeline), connections),
         apps.router(web_edge, grants),

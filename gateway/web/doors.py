@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.smart.server.people.accounts import Accounts
+from gateway.smart.server.people.ending import Endings
 from gateway.smart.server.people.factors import Factors
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider
@@ -15,11 +16,12 @@ from gateway.smart.server.people.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """Password, second factor, passkey, a code to a verified address, outside providers by name; and the sessions that they begin."""
+    """Password, second factor, passkey, a code to a verified address, outside providers; the sessions that they begin; an end to all."""
 
     accounts: Accounts
     sessions: Sessions
     factors: Factors
     passkeys: Passkeys
     verification: Verification
+    endings: Endings
     providers: Mapping[str, Provider] = field(default_factory=dict[str, Provider])

@@ -6,19 +6,20 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
 from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
-from gateway.smart.server.people.verification import Changed, Verification
+from gateway.smart.server.people.verification import Changed
 from gateway.smart.server.requests import given, parse_form
 from gateway.store.oauth_rows import new_secret
+from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import check, csrf_of
 from gateway.web.sent import Sent, sent_form
 from gateway.web.steps import Destination
 
 
-def router(edge: WebEdge, verification: Verification) -> APIRouter:
+def router(edge: WebEdge, doors: Doors) -> APIRouter:
     """Routes /signin/forgotten and /signin/forgotten/code; none where nothing can be sent."""
-    pages = _Forgotten(edge, verification)
-    if not verification.kinds:
+    pages = _Forgotten(edge, doors)
+    if not doors.verification.kinds:
         return edge.routes({})
     return edge.routes(
         {
@@ -31,8 +32,8 @@ def router(edge: WebEdge, verification: Verification) -> APIRouter:
 class _Forgotten:
     """Two forms: the name, then the code with the new password."""
 
-    def __init__(self, edge: WebEdge, verification: Verification) -> None:
-        self._edge, self._verification = edge, verification
+    def __init__(self, edge: WebEdge, doors: Doors) -> None:
+        self._edge, self._verification, self._endings = edge, doors.verification, doors.endings
 
     async def name_page(self, request: Request) -> Response:
         """Whose password."""
@@ -63,13 +64,20 @@ class _Forgotten:
             return self._page(request, "forgotten_code.html", asked, problem="password", status=422)
         match judged:
             case Changed():
-                return see(f"/signin?{asked.query}&changed=1")
+                return await self._changed(asked, judged)
             case WrongCode():
                 return self._page(request, "forgotten_code.html", asked, problem="wrong", status=403)
             case Over():
                 return self._page(request, "forgotten.html", asked, problem="over", status=403)
             case FactorLocked():
                 return self._page(request, "forgotten.html", asked, problem="locked", status=429, wait=judged.retry_after)
+
+    async def _changed(self, asked: Destination, changed: Changed) -> Response:
+        """What still has access, where anything does: somebody who only forgot her password keeps it, somebody who was robbed does not want to."""
+        standing = await self._endings.of(changed.account)
+        if not standing:
+            return see(f"/signin?{asked.query}&changed=1")
+        return self._edge.pages.render("forgotten_changed.html", asked=asked, standing=standing)
 
     def _asked(self, request: Request) -> Destination:
         return Destination.of(given(parse_form(request.scope["query_string"]) or ()), self._edge.ehrs)

@@ -33,7 +33,7 @@ _METHODS = {
     "passkey": "with a passkey",
     "provider": "with another service",
 }
-_DONE = frozenset({"password", "app-off", "passkey", "passkey-off", "contact", "contact-off"})
+_DONE = frozenset({"password", "app-off", "passkey", "passkey-off", "contact", "contact-off", "access"})
 
 Act = Callable[[Request, Person, "dict[str, str]"], Awaitable[Response]]
 """A form of a person who signed in just now."""
@@ -50,6 +50,7 @@ def router(edge: WebEdge, doors: Doors) -> APIRouter:
         f"{HERE}/app/confirm": {"POST": pages.fresh(pages.confirm_app)},
         f"{HERE}/app/remove": {"POST": pages.fresh(pages.remove_app)},
         f"{HERE}/codes": {"POST": pages.fresh(pages.codes)},
+        f"{HERE}/access": {"GET": pages.fresh_page(pages.access_page), "POST": pages.fresh(pages.end_access)},
     }
     if doors.passkeys.offered:
         table[f"{HERE}/passkey"] = {"GET": pages.fresh_page(pages.passkey_page), "POST": pages.fresh(pages.add_passkey)}
@@ -121,6 +122,18 @@ class _Security:
         response = see("/signout")
         people.forget_session(response)
         return response
+
+    async def access_page(self, request: Request, person: Person) -> Response:
+        """All that has access, and the button that ends it."""
+        del request
+        return self._render("security_access.html", person, standing=await self._doors.endings.of(person.account))
+
+    async def end_access(self, request: Request, person: Person, form: dict[str, str]) -> Response:
+        """End it, for who fears that somebody else got in."""
+        del form
+        secret = await self._doors.endings.end_all(person.visitor, self._edge.caller(request))
+        await self._doors.verification.tell(person.account, "All apps, passkeys and the authenticator app were removed from your account.")
+        return self._done("access", secret)
 
     # Password
 

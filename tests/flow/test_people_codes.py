@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.errors import NotSent
+from gateway.errors import NotSent, Unauthenticated
 from gateway.smart.server.people.accounts import Attempts, Passwords
 from gateway.smart.server.people.factors import FactorLocked
 from gateway.smart.server.people.verification import NoNotifier, Verification, kind_of, tidy
@@ -181,6 +181,78 @@ async def test_a_forgotten_password(running):
     assert cookie(browser)
     again = await running.browser().http.get(CODE)
     assert again.headers["location"].startswith(FORGOTTEN)
+
+
+async def _standing(running: Running) -> tuple[str, smart.Browser]:
+    """Ann with an app that has offline access and does not ask again, a passkey and an authenticator app: the app's token, and her browser."""
+    server = running.server
+    browser = await running.confirm()
+    pkce = smart.Pkce()
+    await browser.authorize(smart.asking(scope="launch/patient offline_access patient/Observation.rs", pkce=pkce))
+    await browser.submit("/auth/hapi/consent", decision="allow", remember="yes")
+    form = {"grant_type": "authorization_code", "code": browser.answer["code"], "redirect_uri": smart.APP, "code_verifier": pkce.verifier}
+    token = (await smart.exchange(browser.http, form | {"client_id": "app"})).json()["access_token"]
+    account = await server.accounts.named("ann")
+    async with server.database.write() as connection:
+        await people_factors.add_passkey(connection, people_factors.Passkey("h", account.id, b"c", b"k", 0, "Phone", server.clock()))
+    return token, browser
+
+
+async def _counts(running: Running, token: str) -> bool:
+    try:
+        await running.server.authenticator.principal("hapi", [f"Bearer {token}"])
+    except Unauthenticated:
+        return False
+    return True
+
+
+async def test_after_a_forgotten_password_what_stays_is_said_and_can_be_ended(running):
+    """Who forgot it keeps her apps and passkeys; who was robbed ends all of it with one button, once she signed in. Online access ends always."""
+    token, browser = await _standing(running)
+    online = await smart.launch(browser, "launch/patient online_access patient/Patient.rs")
+    browser = await running.asked("ann")
+    await browser.submit(CODE, code=running.server.mailbox.code, password=NEW)
+    assert "1 app that may open the record" in browser.page.text
+    assert "1 app that may do so without asking" in browser.page.text
+    assert "1 passkey, which signs in" in browser.page.text
+    assert "uthenticator" not in browser.page.text
+    assert await _counts(running, token)
+    assert not await _counts(running, online["access_token"])
+    assert 'href="/signin?next=/security/access"' in browser.page.text
+    await browser.get("/signin", next="/security/access")
+    await browser.sign_in(password=NEW)
+    before = cookie(browser)
+    await browser.submit("/security/access")
+    assert "All of it was ended" in browser.page.text
+    assert cookie(browser) != before
+    assert not await _counts(running, token)
+    account = await running.server.accounts.named("ann")
+    assert not await running.server.endings.of(account)
+    assert await running.server.verification.contact(account) == "ann@example.com"
+    await running.server.verification.settled()
+    assert "were removed from your account" in running.server.mailbox.messages[-1][2]
+    (record,) = [one for one in running.server.records if one.action == "access-end"]
+    assert record.detail == "1 apps, 1 remembered, 1 passkeys, 0 authenticator"
+    await browser.get("/security/access")
+    assert "no app has access" in browser.page.text
+
+
+async def test_all_access_is_ended_by_who_signed_in_just_now_only(running):
+    """An open session on a shared computer is not enough; another session of hers ends with it, and its forms change nothing."""
+    token, browser = await _standing(running)
+    await browser.get("/security/access")
+    running.server.clock.forward(301)
+    form = smart.Form(browser.page.text).to("/security/access")
+    await browser.post("/security/access", form)
+    assert browser.page.request.url.path == "/signin"
+    assert await _counts(running, token)
+    other = await running.signed_in()
+    await other.get("/security/access")
+    await browser.get("/signin", again="1", next="/security/access")
+    await browser.sign_in()
+    await browser.submit("/security/access")
+    assert not await _counts(running, token)
+    assert await running.server.sessions.current(cookie(other)) is None
 
 
 async def test_a_code_changes_a_password_once(running):

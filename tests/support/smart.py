@@ -40,6 +40,7 @@ from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords
 from gateway.smart.server.people.developers import Developers
+from gateway.smart.server.people.ending import Endings
 from gateway.smart.server.people.factors import Factors
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.smart.server.people.providers import Provider
@@ -177,7 +178,7 @@ class Smart:
         self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
         self.own_registrations = OwnRegistrations(self.database, Rules((EHR, "other")), self.policy, public_url=self.public_url, **common)
         self.clients, self.invites = Clients(self.database, **common), Invites(self.database, **common)
-        self.grants = Grants(self.database, **common)
+        self.grants, self.endings = Grants(self.database, **common), Endings(self.database, **common)
         self.authenticator = Authenticator(self.database, **common, **watch)
         self.people = People(self.sessions, public_url=self.public_url)
         self.pages = Pages(self.public_url)
@@ -201,9 +202,9 @@ class Smart:
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.pushed, self.keys, edge))
         app.include_router(api_registration.router(self.own_registrations, edge))
         web_edge = WebEdge(self.pages, self.people, edge.ehrs, _address)
-        doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification, self.providers)
+        doors = Doors(self.accounts, self.sessions, self.factors, self.passkeys, self.verification, self.endings, self.providers)
         app.include_router(signin.router(web_edge, doors, self.authorizations))
-        app.include_router(forgotten.router(web_edge, self.verification))
+        app.include_router(forgotten.router(web_edge, doors))
         app.include_router(security.router(web_edge, doors))
         app.include_router(authorize.router(web_edge, self.authorizations, self.faces, {}))
         app.include_router(apps.router(web_edge, self.grants))

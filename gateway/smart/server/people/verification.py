@@ -91,7 +91,9 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The password is another one; everybody is signed out."""
+    """The password is another one; everybody is signed out. Whose it is."""
+
+    account: Account
 
 
 def kind_of(to: str) -> str:
@@ -253,8 +255,8 @@ class Verification:
             await people.end_web_sessions_of(connection, account.id, moment)
             await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("password-set", 303, detail="code"))
-        await self.tell(account, "Your password was changed.")
-        return Changed()
+        await self.tell(account, "Your password was changed. Apps and passkeys stay until you end them, on the page Sign-in and security.")
+        return Changed(account)
 
     async def settled(self) -> None:
         """Wait for what is being sent: at the end of a process."""
