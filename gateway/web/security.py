@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
 from gateway.smart.server.people import totp
-from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
+from gateway.smart.server.people.factors import Enrolled, FactorLocked, Over, WrongCode
 from gateway.smart.server.people.verification import Malformed, Sent, Verified
 from gateway.smart.server.requests import given, parse_form
 from gateway.web.doors import Doors
@@ -169,13 +169,16 @@ class _Security:
         if enrolled is None:
             return await self._app(person, problem="wrong", status=403)
         await self._doors.verification.tell(person.account, "An authenticator app was added to your account.")
-        return self._codes(replace(person, csrf=csrf_of(enrolled.secret)), enrolled.codes, secret=enrolled.secret)
+        return self._codes(person, enrolled, first=True)
 
     async def codes(self, request: Request, person: Person, form: dict[str, str]) -> Response:
         """New recovery codes instead of the old ones."""
         del form
-        found = await self._doors.factors.renew_codes(person.visitor, self._edge.caller(request))
-        return self._codes(person, found) if found else see(HERE)
+        renewed = await self._doors.factors.renew_codes(person.visitor, self._edge.caller(request))
+        if renewed is None:
+            return see(HERE)
+        await self._doors.verification.tell(person.account, "New recovery codes were made for your account. The old ones do not work any more.")
+        return self._codes(person, renewed, first=False)
 
     async def remove_app(self, request: Request, person: Person, form: dict[str, str]) -> Response:
         """The password alone is enough again."""
@@ -271,10 +274,9 @@ class _Security:
         key = " ".join(text[at : at + 4] for at in range(0, len(text), 4))
         return self._render("security_app.html", person, status=status, problem=problem, qr=code, key=key)
 
-    def _codes(self, person: Person, codes: tuple[str, ...], *, secret: str = "") -> Response:
-        response = self._render("security_codes.html", person, codes=codes, enrolled=bool(secret))
-        if secret:
-            self._edge.people.keep_session(response, secret)
+    def _codes(self, person: Person, enrolled: Enrolled, *, first: bool) -> Response:
+        response = self._render("security_codes.html", replace(person, csrf=csrf_of(enrolled.secret)), codes=enrolled.codes, enrolled=first)
+        self._edge.people.keep_session(response, enrolled.secret)
         return response
 
     async def _passkey(self, person: Person, *, problem: str = "", status: int = 200) -> Response:

@@ -250,6 +250,7 @@ STALE = [
     ("/security/app/confirm", {"code": "000000"}),
     ("/security/app/remove", {}),
     ("/security/codes", {}),
+    ("/security/access", {}),
     ("/security/passkey", {"answer": "{}"}),
     ("/security/passkey/remove", {"passkey": "x"}),
     ("/security/contact", {"contact": "ann@example.com"}),
@@ -340,10 +341,21 @@ async def test_each_change_gives_a_new_session_and_ends_the_others(running):
 
 
 async def test_new_recovery_codes_end_the_old_ones(enrolled):
-    """All ten."""
+    """All ten. Like each change of what signs her in it gives this session a new id, ends the others, and is told to her address."""
+    server = enrolled.server
+    account = await server.accounts.named("ann")
     browser = await half_way(enrolled)
     await browser.submit(SECOND, code=enrolled.code())
+    await browser.get("/security/contact")
+    await browser.submit("/security/contact", contact="ann@example.com")
+    await server.verification.settled()
+    await browser.submit("/security/contact/code", code=server.mailbox.code)
+    before, other = cookie(browser), await server.sessions.begin(account)
     await browser.submit("/security/codes")
+    await server.verification.settled()
+    assert "New recovery codes were made" in server.mailbox.messages[-1][2]
+    assert cookie(browser) != before
+    assert [await server.sessions.current(one) for one in (before, other)] == [None, None]
     fresh = re.findall(r"<code>([^<]+)</code>", browser.page.text)
     assert len(fresh) == 10
     browser = await half_way(enrolled)

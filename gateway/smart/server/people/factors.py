@@ -41,7 +41,7 @@ class Factored:
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """The authenticator app counts from now on. The codes are shown once; `secret` is the session's new one."""
+    """Recovery codes for an authenticator app that counts. They are shown once; `secret` is the session's new one."""
 
     codes: tuple[str, ...]
     secret: str
@@ -112,16 +112,16 @@ class Factors:
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("factor-add", 303, detail="totp"))
             return Enrolled(codes, await renew_in(connection, visitor, moment))
 
-    async def renew_codes(self, visitor: Visitor, caller: Caller) -> tuple[str, ...]:
+    async def renew_codes(self, visitor: Visitor, caller: Caller) -> Enrolled | None:
         """Ten new recovery codes; the old ones are worth nothing any more. None for who has no app."""
-        account = visitor.account
+        account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
             row = await people_factors.totp(connection, account.id)
             if row is None or row.confirmed_at is None:
-                return ()
+                return None
             codes = await self._new_codes(connection, account)
-            await self._record_in(connection, Event(account.ehr, caller, self._clock(), account=account).record("recovery-codes", 200))
-            return codes
+            await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("recovery-codes", 200))
+            return Enrolled(codes, await renew_in(connection, visitor, moment))
 
     async def remove_app(self, visitor: Visitor, caller: Caller) -> str:
         """The password is enough again. The session's new secret, or "" when there was no app."""
