@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -382,6 +384,13 @@ def test_every_fault_has_its_test():
     lone = {"state-changed", "other-iss", "client-refused", "code-expired", "token-slow", "token-down", "no-patient", "token-scope", "fhir-slow"}
     refresh = {"refresh-scope", "refresh-expired", "refresh-revoked"}
     assert set(FAULTS) == {*PAGES, *BACK, *FHIR, *identity, *lone, *refresh}
+
+
+def test_the_page_lists_every_fault():
+    """As the table in the code has them, word for word."""
+    page = (Path(__file__).parents[2] / "docs" / "trials-over-http.md").read_text("utf-8")
+    found = re.findall(r"^\| `([a-z-]+)` \| (authorize|token|refresh|fhir) \| (.*) \|$", page, re.MULTILINE)
+    assert found == [(one.name, one.moment, one.sees) for one in FAULTS.values()]
 
 
 async def test_what_is_really_wrong_goes_first(world: World):

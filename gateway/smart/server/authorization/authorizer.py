@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -106,6 +106,8 @@ _SILENT: Mapping[type, tuple[str, str]] = {
     Ask: ("consent_required", "The person has to be asked."),
 }
 
+Refusal = TypeVar("Refusal", Back, Page, Back | Page)
+
 
 class _LostError(Exception):
     """Somebody else was first."""
@@ -141,14 +143,14 @@ class Authorizations:
 
         `trial_id`: of the launcher's trial that the browser brought, or "".
         """
-        if is_too_long(pairs):
-            return Page("request-too-long")
         began, moment = time.monotonic(), self._clock()
         at = At(ehr, new_secret(), browser, visitor, caller or Caller())
+        if is_too_long(pairs):
+            return await self.refused(at, Page("request-too-long"))
         async with self._database.read() as connection:
             asked = await _asked(connection, ehr, pairs, moment)
             if isinstance(asked, Page):
-                return asked
+                return await self.refused(at, asked, client_id=given(pairs).get("client_id", ""))
             snapshot = await self.snapshot(connection, ehr, asked.pairs, moment)
         trial = await self._trial_of(ehr, asked.pairs, snapshot, trial_id)
         snapshot = replace(_in_trial(snapshot, trial), hinted=await self._hinted(ehr, given(asked.pairs)))
@@ -158,15 +160,25 @@ class Authorizations:
 
     async def _begun(self, at: At, asked: _Asked, snapshot: AuthorizationSnapshot) -> Begun | Back | Page:
         judged = validate(asked.pairs, snapshot)
+        if isinstance(judged, Validated) and not asked.pushed and (self._must_push or _must_push(judged.client)):
+            judged = judged.back("invalid_request", "The request has to be pushed (RFC 9126).")
         if not isinstance(judged, Validated):
-            return judged
-        if not asked.pushed and (self._must_push or _must_push(judged.client)):
-            return judged.back("invalid_request", "The request has to be pushed (RFC 9126).")
+            return await self.refused(at, judged, client=snapshot.client, client_id=given(asked.pairs).get("client_id", ""))
         async with self._database.write() as connection:
-            if asked.pushed and not await rows.consume_pushed(connection, asked.pushed, snapshot.now):
-                return Page("request-uri-unknown")
-            await rows.add_transaction(connection, self._transaction(at, asked.pairs, judged, snapshot))
+            unused = not asked.pushed or await rows.consume_pushed(connection, asked.pushed, snapshot.now)
+            if unused:
+                await rows.add_transaction(connection, self._transaction(at, asked.pairs, judged, snapshot))
+        if not unused:
+            return await self.refused(at, Page("request-uri-unknown"), client=judged.client)
         return await self._silently(at, judged) if judged.prompting.silent else Begun(at.handle)
+
+    async def refused(self, at: At, answer: Refusal, *, client: Client | None = None, client_id: str = "") -> Refusal:
+        """The answer to an app's request that nobody is asked about, once it is on record. Nobody is named: it was not she who sent it."""
+        status, reason = (answer.status, answer.reason) if isinstance(answer, Page) else (303, answer.error)
+        event = Event(at.ehr, at.caller, self._clock(), client, client_id=client_id[:255])
+        async with self._database.write() as connection:
+            await self._record_in(connection, event.record("authorize", status, reason=reason, detail=said(answer.simulated)))
+        return answer
 
     async def _trial_of(self, ehr: str, pairs: Pairs, snapshot: AuthorizationSnapshot, trial_id: str) -> Trial | None:
         """The trial of the launch, or of the browser: both speak of one app at one EHR, and count for no other."""
@@ -337,7 +349,7 @@ class Authorizations:
         if found is None:
             return None
         if waiting.snapshot.simulates("denied"):
-            found = replace(found, ticked=None, remember=False)
+            found = replace(found, ticked=None)
         consented = _consented(waiting, judged, current, found.ticked)
         if isinstance(consented, Consented) and found.patient not in (None, consented.about):
             return Page("transaction-over")  # another patient was picked since the page was shown
