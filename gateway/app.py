@@ -22,12 +22,12 @@ from starlette.responses import Response
 from uvicorn.supervisors import Multiprocess
 
 from gateway import compose, local, logs, worker
+from gateway.api.asgi import client_address
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import ConfigError, FhirError, Unavailable
 from gateway.http_heads import BoundedHeads
 from gateway.sockets import listening
-from gateway.web.pages import Pages
 from gateway.web.people import exception_handlers
 
 log = structlog.get_logger("gateway.app")
@@ -79,12 +79,16 @@ def app(gateway: Gateway, *, deliver: bool = False) -> Any:
     for router in gateway.routers:
         rest.include_router(router)
     rest.mount("/static", gateway.pages.static(), name="static")
-    _handle_errors(rest, gateway.pages)
+    _handle_errors(rest, gateway)
     return gateway.facade(rest)
 
 
-def _handle_errors(rest: FastAPI, pages: Pages) -> None:
+def _handle_errors(rest: FastAPI, gateway: Gateway) -> None:
     """Whatever goes wrong outside FHIR and OAuth is a page with a sentence (never the framework's JSON, never a stack trace)."""
+    pages = gateway.pages
+
+    def address(request: Request) -> str:
+        return client_address(request.scope, gateway.edge.trusted_proxies)
 
     async def absent(request: Request, error: HTTPException) -> Response:
         del request
@@ -105,7 +109,12 @@ def _handle_errors(rest: FastAPI, pages: Pages) -> None:
         text = "Something is not working here. Nothing was changed that you did not see. Please try again in a moment."
         return pages.render("refused.html", status=500, title="That did not work", text=text, reason=id_)
 
-    handlers: dict[Any, Any] = {HTTPException: absent, FhirError: refused, Exception: failed, **exception_handlers(pages)}
+    handlers: dict[Any, Any] = {
+        HTTPException: absent,
+        FhirError: refused,
+        Exception: failed,
+        **exception_handlers(pages, gateway.state.audit.append, address),
+    }
     for kind, handler in handlers.items():
         rest.add_exception_handler(kind, handler)
 

@@ -78,11 +78,11 @@ class _Authorize:
 
     async def authorize(self, request: Request) -> Response:
         """The app sends a browser, by GET or by POST (HL7@48, 49)."""
-        pairs, people = await _request_pairs(request), self._edge.people
-        if pairs is None:
-            return self._edge.refused(Page("request-malformed"))
+        pairs, people, ehr = await _request_pairs(request), self._edge.people, request.path_params["ehr"]
         browser = people.browser_secret(request) or new_secret()
-        ehr = request.path_params["ehr"]
+        if pairs is None:
+            at = At(ehr, "", browser, None, self._edge.caller(request))
+            return self._edge.refused(await self._authorizations.refused(at, Page("request-malformed")))
         person = await people.current(request)
         visitor, caller = person.visitor if person else None, self._edge.caller(request)
         trial_id = people.trial_id(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,12 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from gateway.audit import AuditRecord
+from gateway.errors import Unavailable
 from gateway.smart.server.people.sessions import SessionOver, Sessions, Visitor
 from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW
+from gateway.smart.server.values import Caller, Event
+from gateway.store.base import now
 from gateway.store.known_browsers import KEPT
 from gateway.store.oauth_rows import Account, ListedPatient, digest
 from gateway.web.pages import Pages
@@ -151,15 +156,24 @@ def local_path(text: str) -> str:
     return text if plain else HOME
 
 
-def exception_handlers(pages: Pages) -> dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]:
-    """For the application: what a page does when nobody is signed in, or a form is forged."""
+def exception_handlers(
+    pages: Pages, append: Callable[[AuditRecord], None], address: Callable[[Request], str]
+) -> dict[type[Exception], Callable[[Request, Any], Awaitable[Response]]]:
+    """For the application: what a page does when nobody is signed in, or a form is forged.
+
+    `append` puts a record where it survives SIGKILL, or raises Unavailable; `address`: the caller's.
+    """
 
     async def sign_in(request: Request, needed: SignInNeeded) -> Response:
         del request
         return RedirectResponse(f"/signin?next={quote(needed.next, safe='')}", 303, {"Cache-Control": "no-store"})
 
     async def forged(request: Request, error: ForgedForm) -> Response:
-        del request, error
+        del error
+        try:
+            append(_forgery(request, address(request)))
+        except Unavailable as unavailable:
+            return pages.render("refused.html", status=503, title="That did not work", text=unavailable.message, reason=unavailable.reason)
         text = "Nothing was changed. Go back, load the page again, and send the form once more."
         return pages.render("refused.html", status=403, title="That form is out of date", text=text, reason="form-forged")
 
@@ -168,6 +182,12 @@ def exception_handlers(pages: Pages) -> dict[type[Exception], Callable[[Request,
         return await sign_in(request, SignInNeeded(_wanted(request)))
 
     return {SignInNeeded: sign_in, SessionOver: over, ForgedForm: forged}
+
+
+def _forgery(request: Request, address: str) -> AuditRecord:
+    """On record is which form, by the pattern of its address: what stands in the address itself may name somebody."""
+    caller, form = Caller(uuid.uuid4().hex, address, request.method), str(getattr(request.scope.get("route"), "path", ""))
+    return Event(request.path_params.get("ehr", "")[:64], caller, now()).record("form", 403, reason="form-forged", detail=form)
 
 
 def _cookie(request: Request, name: str) -> str:

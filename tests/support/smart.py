@@ -197,7 +197,7 @@ class Smart:
 
     def app(self) -> FastAPI:
         """The HTTP edge."""
-        app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages))
+        app = FastAPI(openapi_url=None, exception_handlers=exception_handlers(self.pages, self.append, _address))
         edge = api_oauth.OAuthEdge((EHR, "other"), self.authenticator.allowed_origin, self.append)
         app.include_router(api_oauth.router(self.tokens, self.inspector, self.pushed, self.keys, edge))
         app.include_router(api_registration.router(self.own_registrations, edge))

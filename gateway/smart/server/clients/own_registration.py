@@ -181,7 +181,7 @@ class OwnRegistrations:
         async with self._database.read() as connection:
             client = await rows.client(connection, client_id)
         if not _manages(client, ehr, token):
-            return _UNKNOWN
+            return _noted(_UNKNOWN, self._asking(ehr, client_id, caller), "client-read")
         asking = Event(ehr, caller, self._clock(), client)
         if client.disabled_at is not None:
             return _noted(_DISABLED, asking, "client-read")
@@ -193,9 +193,10 @@ class OwnRegistrations:
         try:
             return await self._updated(Endpoints(self._public_url, ehr), client_id, metadata, bearer(authorization), caller)
         except _RefusedError as error:
-            return error.decided
+            decided = error.decided
         except OAuthError as error:
-            return refused(error.error, error.message)
+            decided = refused(error.error, error.message)
+        return _noted(decided, self._asking(ehr, client_id, caller), "client-update")
 
     async def _updated(self, endpoints: Endpoints, client_id: str, metadata: Any, token: str, caller: Caller) -> Decided:
         moment, manage = self._clock(), new_secret()
@@ -225,14 +226,16 @@ class OwnRegistrations:
         token, moment = bearer(authorization), self._clock()
         async with self._database.write() as connection:
             client = await rows.client(connection, client_id)
-            if not _manages(client, ehr, token):
-                return _UNKNOWN
-            ended = await forget(connection, client, moment)
-            if ended is None:
-                return _UNKNOWN
+            ended = await forget(connection, client, moment) if _manages(client, ehr, token) else None
+            if client is None or ended is None:
+                return _noted(_UNKNOWN, self._asking(ehr, client_id, caller), "client-delete")
             event = Event(ehr, caller, moment, client)
             await self._record_in(connection, event.record("client-delete", 204, detail=f"{ended} grants ended, by itself"))
         return Decided(204, {}, recorded=True)
+
+    def _asking(self, ehr: str, client_id: str, caller: Caller) -> Event:
+        """Who asks, as the address says, whether that is so or not."""
+        return Event(ehr, caller, self._clock(), client_id=client_id[:255])
 
     def _limits(self, caller: Caller) -> tuple[Limit, ...]:
         return tuple(limits_of_registration(caller.address, self._most, self._window))

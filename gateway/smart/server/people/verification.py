@@ -152,9 +152,11 @@ class Verification:
             return Malformed()
         account = visitor.account
         async with self._database.write() as connection:
-            wait = await count(connection, self._sends(account.id, caller), moment)
-        if wait:
-            return FactorLocked(wait)
+            if wait := await count(connection, self._sends(account.id, caller), moment):
+                await self._record_in(
+                    connection, Event(account.ehr, caller, moment, account=account).record("contact-code", 429, reason="code-locked")
+                )
+                return FactorLocked(wait)
         code = _new_code()
         encoded = await self._passwords.hash(code)
         async with self._database.write() as connection:
@@ -208,9 +210,12 @@ class Verification:
         """
         moment, name, hash_ = self._clock(), normalised(username), _resetting(browser)
         async with self._database.write() as connection:
-            wait = await self._counted(connection, name, caller, known)
-        if wait:  # before anything is hashed: there is one queue for that, and sign-ins wait in it
-            return FactorLocked(wait)
+            # Before anything is hashed: there is one queue for that, and sign-ins wait in it.
+            if wait := await self._counted(connection, name, caller, known):
+                account = await people.account_named(connection, name) if name else None
+                event = Event(account.ehr if account else "", caller, moment, account=account)
+                await self._record_in(connection, event.record("password-code", 429, reason="code-locked"))
+                return FactorLocked(wait)
         code = _new_code()
         encoded = await self._passwords.hash(code)
         async with self._database.write() as connection:
@@ -272,20 +277,21 @@ class Verification:
                 return Over()
             limits = self._tries(waiting, caller)
             if wait := await count(connection, limits, moment):
+                await self._record_refused(connection, waiting, caller, 429, "code-locked")
                 return FactorLocked(wait)
         right = await self._passwords.verify(waiting.secret or None, re.sub(r"\s", "", entered[:64]))
         if right:
             async with self._database.write() as connection:
                 await forgive(connection, limits)
             return waiting
-        await self._record_wrong(waiting, caller)
+        async with self._database.write() as connection:
+            await self._record_refused(connection, waiting, caller, 403, "code-wrong")
         return WrongCode() if tried < _TRIES else Over()
 
-    async def _record_wrong(self, waiting: Pending, caller: Caller) -> None:
-        async with self._database.write() as connection:
-            account = await people.account(connection, waiting.account_id)
-            event = Event(account.ehr if account else "", caller, self._clock(), account=account)
-            await self._record_in(connection, event.record("code-refused", 403, reason="code-wrong"))
+    async def _record_refused(self, connection: AsyncConnection, waiting: Pending, caller: Caller, status: int, reason: str) -> None:
+        account = await people.account(connection, waiting.account_id)
+        event = Event(account.ehr if account else "", caller, self._clock(), account=account)
+        await self._record_in(connection, event.record("code-refused", status, reason=reason))
 
     def _tries(self, waiting: Pending, caller: Caller) -> tuple[Limit, ...]:
         """Of an address: counted for the person, who alone can try. Of a password: for the code, since anybody can have one in her name."""
