@@ -650,7 +650,8 @@ async def test_a_whole_launch_is_seen(world: World):
     assert (patient["method"], patient["address"], patient["status"]) == ("GET", f"/fhir/hapi/Patient/{A}", 200)
     assert patient["facts"]["scopes"] == ["patient/Patient.r"]
     assert observations["facts"]["entries"] == 2
-    assert [seen[place]["facts"]["cached"] for place in (10, 13)] == [True, False]
+    told = ["hit" in one.headers["cache-status"] for one in ride.answers]
+    assert [seen[place]["facts"]["cached"] for place in (6, 7, 8, 10, 11, 12, 13)] == [*told, False]
     refused = seen[14]
     assert (refused["status"], refused["facts"]["reason"], refused["address"]) == (403, "scope-missing", "/fhir/hapi/Appointment?status=booked")
     assert "no scope" in refused["facts"]["sentence"]
