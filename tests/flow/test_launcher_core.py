@@ -796,6 +796,8 @@ async def test_each_start_is_on_record(world: World):
 @pytest.mark.parametrize(
     ("name", "action", "reason"),
     [
+        ("unknown-client", "authorize", "client-unknown"),
+        ("wrong-aud", "authorize", "invalid_request"),
         ("denied", "grant-refused", "access_denied"),
         ("state-changed", "grant", ""),
         ("client-refused", "token", "invalid_client"),
