@@ -18,7 +18,7 @@ from gateway.portal.faces import Face
 from gateway.proxy.answer import RequestContext
 from gateway.smart.server.authorization.authorize import Page
 from gateway.smart.server.authorization.authorizer import Ask, At, Authorizations, Begun, Pick
-from gateway.smart.server.authorization.consent import Switch
+from gateway.smart.server.authorization.consent import Part, Switch
 from gateway.smart.server.authorization.memory import NO, Choice
 from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.requests import given, parse_form
@@ -29,7 +29,7 @@ from gateway.web.people import ForgedForm, check, csrf_of
 from gateway.web.picker import choice_of, picker
 from gateway.web.sent import Sent, sent_form, sent_pairs
 from gateway.web.steps import Destination, ended, go, step_at, step_path
-from gateway.web.words import condition_words, day_words, scope_words
+from gateway.web.words import condition_words, day_words, scope_words, type_words
 
 _LIFETIMES = Lifetimes()
 _READ_AT_MOST = 200
@@ -215,12 +215,14 @@ class _Authorize:
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """A switch as the template shows it."""
+    """A switch as the template shows it. `kinds`: what all types are, in words; `parts`: what can be ticked instead of all, box and words."""
 
     number: int
     switch: Switch
     words: str
     limit: str
+    kinds: tuple[str, ...]
+    parts: tuple[tuple[str, str], ...]
 
     @property
     def clinical(self) -> bool:
@@ -230,7 +232,19 @@ class _Shown:
     @classmethod
     def of(cls, number: int, switch: Switch) -> _Shown:
         """In words."""
-        return cls(number, switch, scope_words(switch.scope), condition_words(switch.clinical) if switch.clinical else "")
+        limit = condition_words(switch.clinical) if switch.clinical else ""
+        everything = switch.clinical is not None and switch.clinical.type == "*"
+        kinds = tuple(sorted(type_words(part.type) for part in switch.parts if not part.label)) if everything else ()
+        parts = tuple((part.box, _part_words(part, named=everything)) for part in switch.parts)
+        return cls(number, switch, scope_words(switch.scope), limit, kinds, parts)
+
+
+def _part_words(part: Part, *, named: bool) -> str:
+    """A category by its label; among all types with the type before it."""
+    if not part.label:
+        words = type_words(part.type)
+        return words[:1].upper() + words[1:]
+    return f"{_part_words(replace(part, label=''), named=True)}: only {part.label}" if named else part.label
 
 
 async def _request_pairs(request: Request) -> Pairs | None:

@@ -13,6 +13,7 @@ from gateway.smart.server.values import Pairs
 from gateway.web.forms import form_body
 from gateway.web.people import ForgedForm
 
+_MOST = 1000  # fields: each scope that a person ticks is one, and an app may ask for every type at several levels
 _CAP = 128 * 1024  # bytes of a form: an authorization request may be posted
 
 
@@ -44,6 +45,6 @@ async def sent_form(request: Request) -> Sent:
 async def sent_pairs(request: Request) -> Pairs | None:
     """As they came; None when they cannot be read."""
     try:
-        return parse_form(await form_body(request, cap=_CAP))
+        return parse_form(await form_body(request, cap=_CAP), most=_MOST)
     except FhirError:
         return None

@@ -282,6 +282,26 @@ async def _token(running: Running, scope: str, ticked: list[str]) -> dict[str, s
     return (await smart.exchange(browser.http, form)).json()
 
 
+async def test_all_kinds_are_listed_and_can_be_limited(running):
+    """A10.57, A10.60: what a wildcard stands for, in words; chosen types and categories come back, and nothing whole beside them."""
+    page = (await running.at_consent("launch/patient patient/*.rs")).page.text
+    assert "test results, vital signs and other observations;" in page
+    assert "Test results, vital signs and other observations: only Laboratory" in page
+    granular = f"patient/Observation.rs?category={CATEGORIES['Observation']['Laboratory']}"
+    boxes = [f"patient/*.rs>{one}" for one in (granular, "patient/Observation.rs", "patient/Immunization.rs")]
+    token = await _token(running, "launch/patient patient/*.rs", ["launch/patient", "patient/*.rs", *boxes])
+    assert set(token["scope"].split()) == {"launch/patient", "patient/Immunization.rs", granular}
+
+
+async def test_more_boxes_than_machines_may_send(running):
+    """An app may ask for much, and for each scope a box is ticked."""
+    scopes = [f"patient/{name}.{letters}" for name in smart.TYPES for letters in ("r", "s", "c", "rs", "ru", "rus", "cruds")]
+    assert len(scopes) > 64
+    browser = await running.at_consent(" ".join(["launch/patient", *scopes]))
+    await browser.allow()
+    assert browser.answer["code"]
+
+
 async def test_the_consent_page_says_what_it_is_about(running):
     """A17: one switch for each scope in words, whose record, and that access goes on when it does."""
     browser = await running.at_consent("launch/patient patient/Observation.rs patient/Patient.r offline_access openid")

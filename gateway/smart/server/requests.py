@@ -14,11 +14,11 @@ from gateway.smart.server.values import Pairs, TokenRequest
 _MOST = 64  # parameters
 
 
-def parse_form(text: bytes) -> Pairs | None:
-    """The pairs of an application/x-www-form-urlencoded text in order, or None when it is not one."""
+def parse_form(text: bytes, *, most: int = _MOST) -> Pairs | None:
+    """The pairs of an application/x-www-form-urlencoded text in order, or None when it is not one, or has more than `most`."""
     try:
         pairs = parse_qsl(
-            text.decode("ascii"), keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=_MOST, separator="&"
+            text.decode("ascii"), keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=most, separator="&"
         )
     except ValueError:  # also of UTF-8 that is none
         return None

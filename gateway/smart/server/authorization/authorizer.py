@@ -293,8 +293,9 @@ class Authorizations:
             return answered
         found = next((one for one in offered if one.patient == patient), None)
         may_pick = judged.needs_patient and len(offered) > 1
+        offers = switches(judged.scopes, waiting.snapshot.types)
         watched, moment = bool(waiting.snapshot.trial), waiting.snapshot.now
-        return Ask(client.name, judged.redirect_uri, found, switches(judged.scopes), may_pick, may_remember(judged), moment, watched)
+        return Ask(client.name, judged.redirect_uri, found, offers, may_pick, may_remember(judged), moment, watched)
 
     async def _suggested(self, row: Transaction, visitor: Visitor) -> str:
         """The patient that a developer chose for a standalone launch, where this person could pick her too."""
@@ -466,7 +467,7 @@ async def _held(connection: AsyncConnection, judged: Validated, visitor: Visitor
 
 def _consented(waiting: Waiting, judged: Validated, visitor: Visitor, ticked: frozenset[str] | None) -> Consented | Page:
     """The decision as it may be carried out: scopes within the request, and a patient that is (still) hers (ATK-O16). `visitor`: as of now."""
-    scopes = () if ticked is None else granted(judged.scopes, ticked)
+    scopes = () if ticked is None else granted(judged.scopes, ticked, waiting.snapshot.types)
     if scopes is None:
         return Page("scope-not-offered", 403)
     patient = patient_in_context(waiting.row, replace(judged, scopes=scopes), visitor)

@@ -68,8 +68,9 @@ async def chosen_before(connection: AsyncConnection, waiting: Waiting, judged: V
     kept = await consents.remembered(connection, account_id=visitor.account.id, client_id=judged.client.id, ehr=waiting.row.ehr, patient=patient)
     if kept is None or kept.expires_at <= waiting.snapshot.now or kept.redirect_uri != judged.redirect_uri:
         return None
-    ticked = remembered(judged.scopes, split(kept.asked), frozenset(split(kept.ticked)))
-    usable = ticked is not None and worth_granting(granted(judged.scopes, ticked) or ())
+    types = waiting.snapshot.types
+    ticked = remembered(judged.scopes, split(kept.asked), frozenset(split(kept.ticked)), types)
+    usable = ticked is not None and worth_granting(granted(judged.scopes, ticked, types) or ())
     return Choice(ticked, before=True) if usable else None
 
 
