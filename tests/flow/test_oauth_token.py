@@ -414,10 +414,58 @@ async def test_a_disabled_client_has_no_access_any_more(running):
     assert told[1:] == [("client-disable", "web", "2 grants ended"), ("client-enable", "web", "")]
 
 
+async def _told(running, form: dict[str, str], auth: tuple[str, str] | None = BASIC) -> str:
+    response = await running.http.post("/auth/hapi/token", data=form, auth=auth)
+    assert response.status_code >= 400
+    return response.json().get("error_description", "")
+
+
+async def test_a_client_is_told_what_is_wrong_with_its_own_request(running):
+    """A developer sees which member it is; what another client holds and what nobody does are one answer, and so is every failed authentication."""
+    form, clock = await running.code(), running.server.clock
+    assert "redirect_uri" in await _told(running, form | {"redirect_uri": "https://app.test/other"})
+    assert "code_verifier" in await _told(running, form | {"code_verifier": "w" * 43})
+    assert "Missing" in await _told(running, {name: value for name, value in form.items() if name != "code_verifier"})
+    clock.forward(60)
+    assert await _told(running, form) == "code is too old: it lives 60 seconds."
+    form = await running.code()
+    tokens = (await running.post(form)).json()
+    assert "used before" in await _told(running, form)
+    refresh = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    assert "ended" in await _told(running, refresh)  # with the code's second use
+    tokens = await running.tokens()
+    refresh = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    assert "scope may be less" in await _told(running, refresh | {"scope": "patient/*.cruds"})
+    new = (await running.post(refresh)).json()
+    assert "was replaced by another one" in await _told(running, refresh)
+    assert await running.counts(new["access_token"])
+    assert "somebody uses both" in await _told(running, refresh)
+    tokens = await running.tokens()
+    clock.forward(101 * 86400)
+    assert "too old" in await _told(running, {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]})
+
+
+async def test_what_is_anothers_and_what_is_nobodys_is_one_answer(running):
+    """ATK-O5, O13: no client learns whether a code or token of somebody else exists, nor how it fares."""
+    theirs, used = await running.code("app"), await running.code("app")
+    await running.http.post("/auth/hapi/token", data=used | {"client_id": "app"})
+    nobodys = theirs | {"code": "x" * 43}
+    codes = {await _told(running, {n: v for n, v in one.items() if n != "client_id"}) for one in (theirs, used, nobodys)}
+    assert len(codes) == 1
+    form = await running.code("app")
+    tokens = (await running.http.post("/auth/hapi/token", data=form | {"client_id": "app"})).json()
+    refresh = {"grant_type": "refresh_token"}
+    assert len({await _told(running, refresh | {"refresh_token": one}) for one in (tokens["refresh_token"], "x" * 43)}) == 1
+    wrong = {await _told(running, refresh | {"refresh_token": "x"}, auth) for auth in (("web", "wrong"), ("nobody", "x"), None)}
+    assert wrong == {"Client authentication failed."}
+
+
 async def test_an_operator_ends_what_was_allowed(running):
     """One grant, all of a person's, or all of a client's, codes on their way too; the client and the account go on, and what is unknown is said."""
     given, server = GivenAccess(running.server.database, record_in=running.server._record_in, clock=running.server.clock), running.server
-    first, second = await running.tokens(), await running.tokens()
+    first = await running.tokens()
+    server.clock.forward(1)
+    second = await running.tokens()
     newest, oldest = await given.listed(Whose("ANN"))
     assert (newest.username, newest.grant.client_id, newest.client_name) == ("ann", "web", "web & Co")
     await given.end(oldest.grant.id)

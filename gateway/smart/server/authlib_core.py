@@ -27,5 +27,6 @@ JWTBearerClientAssertion: Any = rfc7523.JWTBearerClientAssertion
 OAuth2Error: Any = _OAuth2Error
 AccessDeniedError: Any = rfc6749.AccessDeniedError
 InvalidClientError: Any = rfc6749.InvalidClientError
+InvalidGrantError: Any = rfc6749.InvalidGrantError
 InvalidRequestError: Any = rfc6749.InvalidRequestError
 InvalidScopeError: Any = rfc6749.InvalidScopeError

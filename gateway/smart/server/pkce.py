@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gateway.smart.server.authlib_core import CodeChallenge, InvalidRequestError
+from gateway.smart.server.authlib_core import CodeChallenge, InvalidGrantError, InvalidRequestError
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)  # base64url of a SHA-256
 
@@ -30,4 +30,7 @@ class S256Always(CodeChallenge):
         """At the token endpoint: the verifier of that challenge."""
         if not grant.request.form.get("code_verifier"):
             raise InvalidRequestError("Missing 'code_verifier'.")
-        super().validate_code_verifier(grant, result)
+        try:
+            super().validate_code_verifier(grant, result)
+        except InvalidGrantError as error:
+            raise InvalidGrantError("code_verifier is not the one whose SHA-256 was sent as code_challenge.") from error

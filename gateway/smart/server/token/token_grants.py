@@ -2,6 +2,8 @@
 
 Overrides: AUTHLIB-E6 (lifetimes), E7 (rotation, reuse detection, narrowing by the scope algebra), E8 (a code is consumed by compare-and-set,
 and its second use ends the family), E10 (the scope that was consented to is the code's).
+
+A client that is who it says it is hears what is wrong with a code or token of its own. What is another's, or nobody's, is one answer.
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
@@ -11,12 +13,14 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.smart.scopes import is_for_systems, is_subset, split
-from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidScopeError, RefreshTokenGrant
+from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidGrantError, InvalidScopeError, RefreshTokenGrant
 from gateway.smart.server.core import AUTH_METHODS, OAuthClient
 from gateway.smart.server.token.context import context_members, signed_identity
 from gateway.smart.server.values import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh, Snapshot, may_act_on
 from gateway.store.oauth_rows import Account, Code, Grant, RefreshToken
 
+_ENDED = "This access was ended: by the app, by the person, or because she may not give it any more. She has to let the app in again."
+_SYSTEM = "scope has to name system/ scopes, and none beyond those that this client is registered for."
 RETRY = timedelta(seconds=60)
 """How long after its rotation a refresh token may come again and still be the try of a client that got no answer, or asked twice at once."""
 
@@ -73,11 +77,15 @@ class CodeGrant(AuthorizationCodeGrant):
         snapshot: Snapshot = self.server.snapshot
         row, grant = snapshot.code, snapshot.grant
         if row is None or grant is None or row.client_id != client.row.id or grant.ehr != snapshot.endpoints.ehr:
-            return None
+            raise InvalidGrantError("code is none that was given to this client here.")
         if row.state != "issued":
             self.server.add(RevokeFamily(grant.id, "code-reused"))
-            return None
-        return Issued(row, grant) if snapshot.now < row.expires_at and not snapshot.simulates("code-expired") else None
+            raise InvalidGrantError("code was used before. It counts once, and what it gave has ended now.")
+        if snapshot.now >= row.expires_at or snapshot.simulates("code-expired"):
+            raise InvalidGrantError(f"code is too old: it lives {snapshot.lifetimes.code} seconds.")
+        if holder(snapshot) is None:
+            raise InvalidGrantError(_ENDED)
+        return Issued(row, grant)
 
     def authenticate_user(self, authorization_code: Issued) -> Account | None:
         """The person who consented."""
@@ -111,24 +119,27 @@ class RefreshGrant(RefreshTokenGrant):
         snapshot: Snapshot = self.server.snapshot
         row, grant = snapshot.refresh, snapshot.grant
         if row is None or grant is None or grant.client_id != self.request.client.row.id or grant.ehr != snapshot.endpoints.ehr:
-            return None
+            raise InvalidGrantError("refresh_token is none that was given to this client here.")
         if row.state == "spent" or (row.state == "active" and snapshot.replaced and snapshot.replaced.state == "disputed"):
             self.server.add(RevokeFamily(grant.id, "refresh-reused"))
-            return None
+            raise InvalidGrantError("refresh_token was replaced, and somebody uses both: all tokens of this launch have ended now.")
         if row.state != "active":
             at_once = row.state != "disputed" and snapshot.rotated_at is not None and snapshot.now - snapshot.rotated_at <= RETRY
             self.server.add(PresentAgain(row, "retried" if at_once else "disputed"))
+            raise InvalidGrantError("refresh_token was replaced by another one. If that answer was lost, the person has to let the app in again.")
         if snapshot.simulates("refresh-revoked"):
             self.server.add(RevokeFamily(grant.id, "simulated"))
-        if row.state != "active" or snapshot.simulates("refresh-revoked") or snapshot.simulates("refresh-expired"):
-            return None
-        return Issued(row, grant) if snapshot.now < row.expires_at and holder(snapshot) else None
+        if holder(snapshot) is None or snapshot.simulates("refresh-revoked"):
+            raise InvalidGrantError(_ENDED)
+        if snapshot.now >= row.expires_at or snapshot.simulates("refresh-expired"):
+            raise InvalidGrantError("refresh_token is too old: nobody used it in time. The person has to let the app in again.")
+        return Issued(row, grant)
 
     def _validate_token_scope(self, token: Issued) -> None:
         """Refreshing may narrow and never widen (AUTHLIB-E7)."""
         scope = self.request.payload.scope
         if (scope and not is_subset(scope, token.get_scope())) or self.server.snapshot.simulates("refresh-scope"):
-            raise InvalidScopeError
+            raise InvalidScopeError("scope may be less than what was granted, and never more.")
 
     def authenticate_user(self, refresh_token: Issued) -> Account | None:
         """The person who consented."""
@@ -156,11 +167,11 @@ class BackendGrant(ClientCredentialsGrant):
     def validate_requested_scope(self) -> None:
         """system/ scopes within the registration, at least one; anything beyond refuses the whole (HL7@250)."""
         if self.server.snapshot.simulates("token-scope"):
-            raise InvalidScopeError
+            raise InvalidScopeError(_SYSTEM)
         wanted = split(self.request.payload.scope or "")
         registered: str = self.client.row.scope
         if not wanted or not registered or not all(map(is_for_systems, wanted)) or not is_subset(" ".join(wanted), registered):
-            raise InvalidScopeError
+            raise InvalidScopeError(_SYSTEM)
 
 
 __all__ = ["BackendGrant", "CodeGrant", "Effect", "Issued", "RefreshGrant", "holder"]
