@@ -93,7 +93,9 @@ def own_registrations(found: State) -> OwnRegistrations:
     settings = found.settings
     rules = Rules(tuple(one.name for one in settings.ehrs), settings.jwks_loopback)
     policy = Policy(settings.registration, settings.registration_review)
-    return OwnRegistrations(found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in)
+    return OwnRegistrations(
+        found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in, most=settings.registration_rate
+    )
 
 
 def clients(found: State) -> Clients:

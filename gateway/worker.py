@@ -13,13 +13,13 @@ from typing import Any
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import compose
+from gateway import compose, local
 from gateway.compose import Gateway
 from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.store import known_browsers, schema, trials, turns, upstream
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import now
 
 log = structlog.get_logger("gateway.worker")
 
@@ -55,7 +55,7 @@ async def running(gateway: Gateway, *, deliver: bool) -> AsyncGenerator[None]:
     try:
         await schema.prepare(gateway.state.database)
         await gateway.cache.recover()
-        tasks = [_begun("cache", gateway.cache.run()), _begun("audit", gateway.state.audit.run()), _begun("prune", _prune(gateway.state.database))]
+        tasks = [_begun("cache", gateway.cache.run()), _begun("audit", gateway.state.audit.run()), _begun("prune", _prune(gateway.state))]
         worker = _begun("worker", gateway.worker.run(stop)) if deliver else None
         try:
             yield
@@ -84,7 +84,8 @@ def _ended(task: asyncio.Task[None]) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _prune(database: Database) -> None:
+async def _prune(state: local.State) -> None:
+    database, clients = state.database, local.clients(state)
     while True:
         moment = now()
         try:
@@ -94,6 +95,7 @@ async def _prune(database: Database) -> None:
                 await upstream.prune(connection, moment=moment)
                 await trials.prune(connection, moment=moment)
                 await known_browsers.prune(connection, moment=moment)
+            await clients.prune()
         except (Unavailable, SQLAlchemyError):
             log.warning("prune-failed")
         await asyncio.sleep(_PRUNE)

@@ -177,6 +177,7 @@ class Settings:
     registration_review: bool = _setting(
         default=True, help_="An app that registered itself waits for `gateway client approve`, and again when it changes.", check=parse.boolean
     )
+    registration_rate: int = _setting(20, "Registrations an hour from one address, refused ones too; more are refused.", parse.count(1, 100_000))
     brand_name: str = _setting("", "[brand] name: by which apps show who offers access here. Without it, no brands are published.", parse.text)
     brand_website: str = _setting("", "[brand] website: its public website, which is not the portal.", parse.page)
     brand_identifier: str = _setting("", "[brand] identifier: SYSTEM|VALUE. Without it, the website's address.", parse.identifier)

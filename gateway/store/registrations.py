@@ -37,6 +37,20 @@ async def forget(connection: AsyncConnection, client_id: str) -> bool:
     return await changed(connection, delete(t.client).where(t.client.c.id == client_id))
 
 
+async def waiting(connection: AsyncConnection, before: datetime, *, most: int) -> tuple[Client, ...]:
+    """Clients that registered themselves before that moment, wait since, and to which nobody ever gave anything; the oldest first."""
+    given = select(t.grant.c.id).where(t.grant.c.client_id == t.client.c.id).exists()
+    old = select(t.client).where(t.client.c.pending_since < before, t.client.c.registration_hash != "", ~given)
+    found = await connection.execute(old.order_by(t.client.c.pending_since, t.client.c.id).limit(most))
+    return tuple(one for row in found if (one := as_value(Client, row)) is not None)
+
+
+async def forget_waiting(connection: AsyncConnection, client: Client) -> bool:
+    """Forget one of them. False when it was let in, or changed itself, meanwhile."""
+    same = (t.client.c.id == client.id, t.client.c.pending_since == client.pending_since)
+    return await changed(connection, delete(t.client).where(*same))
+
+
 async def add_invite(connection: AsyncConnection, value: Invite) -> None:
     """Somebody may register."""
     await connection.execute(insert(t.invite).values(**as_row(value)))

@@ -216,6 +216,28 @@ async def test_one_address_registers_so_many(at):
         assert (await dev.register(APP)).status_code == 201
 
 
+async def test_who_waits_for_a_month_is_forgotten(at):
+    """On record, and only what nobody ever let in: not what changed itself since, nor what people gave anything, nor the operator's own."""
+    async with at(Policy("open")) as dev:
+        old, changed, used = [await dev.registered() for _ in range(3)]
+        await dev.approve(used)
+        await dev.launch(used["client_id"])
+        sent = {"client_id": used["client_id"], **APP, "client_name": "Other"}
+        assert (await dev.manage("PUT", used, sent)).json()["approval"] == "pending"
+        await dev.server.public_app("ours")
+        dev.server.clock.forward(29 * 86400)
+        assert await dev.server.clients.prune() == 0
+        sent = {"client_id": changed["client_id"], **APP, "client_name": "Another"}
+        assert (await dev.manage("PUT", changed, sent)).status_code == 200
+        dev.server.clock.forward(86400 + 1)
+        dev.server.records.clear()
+        assert await dev.server.clients.prune() == 1
+        assert {one.id for one in await dev.server.clients.all()} == {changed["client_id"], used["client_id"], "ours"}
+        (record,) = dev.server.records
+        assert (record.action, record.client_id, record.detail) == ("client-delete", old["client_id"], "waited 30 days for the operator")
+        assert await dev.server.clients.prune() == 0
+
+
 async def test_closed_is_the_default(at):
     """There is no such address, for what was registered before neither, and discovery does not name it."""
     async with at(Policy()) as dev:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway import local
 from gateway.config import EhrSettings, Loaded, Settings, SignInSettings, load
 from gateway.errors import ConfigError
 
@@ -227,6 +228,14 @@ def test_every_setting_has_help():
     for cls in (Settings, EhrSettings, SignInSettings):
         for name, spec in {n: f.metadata for n, f in cls.__dataclass_fields__.items()}.items():
             assert spec.get("help", "").endswith(".") or name in ("ehrs", "sign_in", "name")
+
+
+def test_how_many_may_register(tmp_path):
+    """Twenty an hour from one address, or as is set; the endpoint counts so."""
+    assert read(tmp_path).settings.registration_rate == 20
+    settings = read(tmp_path, "registration_rate = 7\n").settings
+    assert local.own_registrations(local.state(settings))._most == 7
+    assert "between 1 and" in str(refused(tmp_path, "registration_rate = 0\n"))
 
 
 @pytest.mark.parametrize(("line", "problem"), [("push_attempts = 0", "between 1 and 100"), ('push_on_dead = "drop"', "not a choice")])

@@ -14,6 +14,10 @@ from gateway.store import registrations
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Client, digest, new_secret
 
+_PATIENCE = timedelta(days=30)
+"""How long a client that registered itself waits for the operator."""
+_AT_ONCE = 1000
+
 
 class Clients:
     """Lists, and changes what a registration is worth. Each change is on record, and counts for every request that starts after it."""
@@ -95,6 +99,18 @@ class Clients:
             if ended is None:
                 raise ConfigError(f"There is no client {client_id}", where="ID", fix="gateway client list shows them")
             await self._on_record(connection, client, "client-delete", f"{ended} grants ended")
+        return ended
+
+    async def prune(self) -> int:
+        """Forget what registered itself and waited for a month, and nobody ever let in. How many."""
+        before, ended = self._clock() - _PATIENCE, 0
+        async with self._database.read() as connection:
+            old = await registrations.waiting(connection, before, most=_AT_ONCE)
+        for client in old:  # one by one: nobody waits for all of them
+            async with self._database.write() as connection:
+                if await registrations.forget_waiting(connection, client):
+                    await self._on_record(connection, client, "client-delete", f"waited {_PATIENCE.days} days for the operator")
+                    ended += 1
         return ended
 
     async def _on_record(self, connection: AsyncConnection, client: Client, action: str, detail: str = "") -> None:
