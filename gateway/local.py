@@ -120,7 +120,9 @@ def given_access(found: State) -> GivenAccess:
 
 def launches(found: State) -> Launches:
     """EHR launches."""
-    return Launches(found.database, public_url=found.settings.public_url, record_in=found.audit.record_in)
+    settings = found.settings
+    must = settings.launch_user == "required"
+    return Launches(found.database, public_url=settings.public_url, record_in=found.audit.record_in, must_name_user=must)
 
 
 def signing_keys(found: State) -> SigningKeys:

@@ -66,7 +66,9 @@ class LaunchRequest(BaseModel):
     patient: str = Field(description="Id of the patient in context.", max_length=64)
     encounter: str = Field("", description="Id of the encounter in context.", max_length=64)
     user: str = Field(
-        "", description="User name of the only person who may use the launch; without it, anybody who may see the patient.", max_length=255
+        "",
+        description="User name of the only person who may use the launch; without it, any staff, or whoever may see the patient.",
+        max_length=255,
     )
     need_patient_banner: bool = Field(default=True, description="Whether the app has to show whose record it is.")
     intent: str = Field("", description="What the user wants to do, in a word that the app knows.", max_length=255)

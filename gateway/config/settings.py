@@ -177,6 +177,11 @@ class Settings:
     registration_review: bool = _setting(
         default=True, help_="An app that registered itself waits for `gateway client approve`, and again when it changes.", check=parse.boolean
     )
+    launch_user: str = _setting(
+        "optional",
+        "Whether whoever launches an app has to say for which user: required, or optional: then any staff of that EHR may use the launch.",
+        parse.one_of("optional", "required"),
+    )
     registration_rate: int = _setting(20, "Registrations an hour from one address, refused ones too; more are refused.", parse.count(1, 100_000))
     brand_name: str = _setting("", "[brand] name: by which apps show who offers access here. Without it, no brands are published.", parse.text)
     brand_website: str = _setting("", "[brand] website: its public website, which is not the portal.", parse.page)

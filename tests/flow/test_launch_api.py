@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
 
 from gateway import local
-from gateway.errors import OAuthError
+from gateway.errors import ConfigError, OAuthError
+from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.values import Caller
 from gateway.store.base import now
 from tests.support import smart
@@ -121,6 +122,19 @@ async def test_what_is_wrong_is_said(world: World, more: dict[str, Any], says: s
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_request")
     assert refused.json()["error_description"].startswith(says)
     assert "../x" not in refused.text
+
+
+async def test_a_launch_names_its_user_where_that_is_required(world: World):
+    """`launch_user = required`: none without; by default it may be left out."""
+    state = world.gateway.gateway.state
+    app = {"client_id": "named", "redirect_uris": [smart.APP], "launch_uri": "https://app.test/launch", "token_endpoint_auth_method": "none"}
+    await local.registrar(state, ("hapi",)).register(app)
+    token = (await world.token()).json()["access_token"]
+    assert (await world.launch(token, client_id="named")).status_code == 201
+    launches = local.launches(replace(state, settings=replace(state.settings, launch_user="required")))
+    with pytest.raises(ConfigError, match="has to name its user"):
+        await launches.create(Wanted("hapi", "named", "a"))
+    assert (await launches.create(Wanted("hapi", "named", "a", username="berg"))).launch
 
 
 async def test_the_edge(world: World):

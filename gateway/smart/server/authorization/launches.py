@@ -25,7 +25,7 @@ _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)  # FHIR R4 id
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient.
+    """A launch to create. `username`: the only person who may use it, or "" for anybody who may see the patient, and any staff of the EHR.
 
     `encounter` and what follows `need_patient_banner` are handed on to the app as they are (SMART 2.2 "Launch context"). `style_url`: in place of
     the gateway's own style. `launch_url`: in place of the client's own. `trial`: the label of a trial of the launcher that it belongs to.
@@ -61,10 +61,20 @@ class Created:
 
 
 class Launches:
-    """Makes launch handles: 256 random bits, one use, five minutes."""
+    """Makes launch handles: 256 random bits, one use, five minutes. `must_name_user`: none is made for whoever comes with it."""
 
-    def __init__(self, database: Database, *, public_url: str, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        public_url: str,
+        record_in: RecordIn,
+        must_name_user: bool = False,
+        lifetimes: Lifetimes | None = None,
+        clock: Clock = now,
+    ) -> None:
         self._database, self._public_url, self._record_in = database, public_url, record_in
+        self._must_name_user = must_name_user
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
@@ -74,7 +84,7 @@ class Launches:
         _check_extra(wanted)
         async with self._database.write() as connection:
             client = _launchable(await rows.client(connection, wanted.client_id), wanted)
-            account = await _person(connection, wanted)
+            account = await _person(connection, wanted, must=self._must_name_user)
             await rows.add_launch(
                 connection,
                 Launch(
@@ -127,7 +137,9 @@ def _launchable(client: Client | None, wanted: Wanted) -> Client:
     return client
 
 
-async def _person(connection: AsyncConnection, wanted: Wanted) -> Account | None:
+async def _person(connection: AsyncConnection, wanted: Wanted, *, must: bool) -> Account | None:
+    if not wanted.username and must:  # for staff a launch is enough to open the record, whoever came by it
+        raise ConfigError("A launch has to name its user here.", where="--user", fix="say who is signed in at the EHR, or set launch_user = optional")
     if not wanted.username:
         return None
     account = await people.account_named(connection, normalised(wanted.username))
