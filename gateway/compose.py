@@ -30,7 +30,6 @@ from gateway.api.fhir import Edge, FhirFacade
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.memory import Held, MemoryStore, single_process_lock
 from gateway.cache.policy import Lives
-from gateway.cache.redis import RedisStore
 from gateway.cache.store import CacheStore
 from gateway.config import EhrSettings, Settings, SignInSettings
 from gateway.config.settings import is_loopback
@@ -77,6 +76,7 @@ from gateway.smart.server.values import Endpoints
 from gateway.store.base import Database, now
 from gateway.store.turns import StoredTurns
 from gateway.web import apps, authorize, forgotten, portal, security, signin, upstream
+from gateway.web import launcher as web_launcher
 from gateway.web.doors import Doors
 from gateway.web.edge import WebEdge
 from gateway.web.pages import Pages
@@ -219,12 +219,16 @@ def gateway(settings: Settings) -> Gateway:
     oauth_edge = oauth.OAuthEdge(names, authenticator.allowed_origin, audit.append, settings.trusted_proxies)
     connections = _connections(found, persons)
     web_edge = WebEdge(pages, people, names, address)
+    documents = {name: _documents(settings, name, types, published) for name in names}
+    titles = {one.name: one.title for one in settings.ehrs}
+    discovery = {name: found["smart-configuration"] for name, found in documents.items()}
+    shows = web_launcher.Shows(local.clients(found), Faces(pipeline), titles, discovery, settings.public_url)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(driver, inspector, pushed, keys, oauth_edge),
         registration.router(local.own_registrations(found), oauth_edge),
         api_launches.router(authenticator, api_launches.Starters(local.launches(found), settings.public_url, launcher), oauth_edge),
-        *((api_trials.router(launcher),) if launcher else ()),
+        *((api_trials.router(launcher), web_launcher.router(web_edge, launcher, shows)) if launcher else ()),
         upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
         signin.router(web_edge, doors, authorizations),
@@ -232,12 +236,12 @@ def gateway(settings: Settings) -> Gateway:
         security.router(web_edge, doors),
         authorize.router(web_edge, authorizations, Faces(pipeline), connections),
         apps.router(web_edge, grants),
-        upstream.router(web_edge, connections, {one.name: one.title for one in settings.ehrs}),
+        upstream.router(web_edge, connections, titles),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
     edge = Edge(
         public_url=settings.public_url,
-        discovery={name: _documents(settings, name, types, published) for name in names},
+        discovery=documents,
         allowed_origin=authenticator.allowed_origin,
         limits=Limits(cap=settings.body_cap),
         trusted_proxies=settings.trusted_proxies,
@@ -356,6 +360,8 @@ def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:
     """Redis for any number of processes, else memory for a single one, else none."""
     settings = found.settings
     if settings.redis:
+        from gateway.cache.redis import RedisStore  # noqa: PLC0415  # its library is dear, and a single process needs no Redis
+
         return _over(RedisStore(settings.redis), found, found.seals), None
     if settings.cache_bytes == 0:
         return NoCache(), None

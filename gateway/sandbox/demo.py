@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -123,7 +123,7 @@ def started(wanted: Wanted, *, say: Say) -> Generator[Demo]:
         cache = _cache(folder, stack, say)
         app_listener = sample_app.listen(chosen.app)
         app_url = sample_app.base_url(app_listener)
-        settings = _settings(wanted, chosen, ehr_url, cache)
+        settings = _settings(wanted, chosen, ehr_url, cache, [one.username for one in accounts])
         launch = asyncio.run(_registered(wanted, settings, accounts, app_url))
         gateway = _process(folder, "serve", *(() if cache else ("--with-worker",)), stack=stack)
         worker = _process(folder, "worker", stack=stack) if cache else None
@@ -238,7 +238,7 @@ def _cache(folder: Path, stack: contextlib.ExitStack, say: Say) -> valkey.Valkey
     return running
 
 
-def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.Valkey | None) -> Settings:
+def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.Valkey | None, developers: Sequence[str]) -> Settings:
     """Written to a file, so that every command that is printed works on the same gateway."""
     lines = [
         "# Written by `gateway demo` at each start.",
@@ -257,6 +257,7 @@ def _settings(wanted: Wanted, chosen: ports.Ports, ehr_url: str, cache: valkey.V
     ]
     if wanted.ehr == "embedded":
         lines += ['auth = "bearer"', f'bearer_file = "ehr/{embedded.TOKEN}"']
+    lines += ["[launcher]", "enabled = true", f"users = {json.dumps(list(developers))}"]
     path = wanted.folder / "gateway.toml"
     path.write_text("\n".join(lines) + "\n")
     return load(config=path, environ={}).settings
@@ -382,6 +383,7 @@ def described(demo: Demo) -> str:
     config = _shown(demo.config)
     token = f"{program} client token --config {config} --client {DELIVERS} --key {_shown(demo.key(DELIVERS))}"
     return f"""\
+Launcher       {demo.settings.public_url}/launcher   (an app in two clicks, and what it does)
 Portal         {demo.settings.public_url}/portal/
   sign in as
 {names}

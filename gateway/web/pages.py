@@ -58,27 +58,36 @@ class Pages:
         }
 
     def render(
-        self, name: str, *, status: int = 200, person: Signed | None = None, form_targets: Sequence[str] = (), script: str = "", **context: Any
+        self,
+        name: str,
+        *,
+        status: int = 200,
+        person: Signed | None = None,
+        form_targets: Sequence[str] = (),
+        script: str = "",
+        reads: bool = False,
+        **context: Any,
     ) -> HTMLResponse:
         """The page `name` with the headers that every page has. `script`: a file of ours that this page needs, the only one that it may load.
 
+        `reads`: the script may ask this site for more.
         `form_targets`: URLs to which the answer to a form of this page redirects outside the gateway (an app's redirect_uri at consent):
         browsers apply `form-action` to those redirects too.
         """
         address = f"/static/{script}?v={_fingerprint(STATIC / script)}" if script else ""
         html = self._environment.get_template(name).render(self._shared | {"person": person, "script": address} | context)
-        return HTMLResponse(html, status, headers=page_headers(form_targets, script=bool(script)))
+        return HTMLResponse(html, status, headers=page_headers(form_targets, script=bool(script), reads=reads))
 
     def static(self) -> StaticFiles:
         """The ASGI app to mount at /static."""
         return _Static(directory=STATIC)
 
 
-def page_headers(form_targets: Sequence[str] = (), *, script: bool = False) -> dict[str, str]:
+def page_headers(form_targets: Sequence[str] = (), *, script: bool = False, reads: bool = False) -> dict[str, str]:
     """ATK-O18 (no framing), ATK-O34 (no referrer, no store), F44 (nothing inline, nothing from elsewhere). `script`: files of ours may run."""
     origins = dict.fromkeys(_origin(url) for url in form_targets)
     actions = " ".join(["'self'", *(origin for origin in origins if origin)])
-    scripts = "script-src 'self'; " if script else ""
+    scripts = ("script-src 'self'; " if script else "") + ("connect-src 'self'; " if reads else "")
     policy = (
         f"default-src 'none'; style-src 'self'; img-src 'self'; font-src 'self'; manifest-src 'self'; {scripts}"
         f"form-action {actions}; base-uri 'none'; frame-ancestors 'none'"

@@ -67,7 +67,7 @@ class People:
         prefix = "__Host-" if self._secure else ""
         self.session_cookie, self.browser_cookie = f"{prefix}gw_session", f"{prefix}gw_browser"
         self.known_cookie = f"{prefix}gw_known"
-        self.trial_cookie = f"{prefix}{COOKIE}"
+        self.trial_cookie, self.latest_cookie = f"{prefix}{COOKIE}", f"{prefix}{COOKIE}_latest"
 
     async def current(self, request: Request) -> Person | None:
         """The person, or None."""
@@ -128,6 +128,14 @@ class People:
         """
         life = STANDALONE_WINDOW
         response.set_cookie(self.trial_cookie, trial_id, max_age=life, path="/", secure=self._secure, httponly=True, samesite="lax")
+
+    def latest_trial(self, request: Request) -> str:
+        """The trial that this browser began last, of whatever kind, or ""."""
+        return _cookie(request, self.latest_cookie)
+
+    def keep_latest_trial(self, response: Response, trial_id: str) -> None:
+        """For the way to its page. It says nothing to the rest of the server."""
+        self._set(response, self.latest_cookie, trial_id)
 
     def forget_session(self, response: Response) -> None:
         """Take the session cookie back."""

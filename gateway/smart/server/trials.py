@@ -27,7 +27,7 @@ from gateway.smart.server.values import Caller, Clock, Endpoints, Event, RecordI
 from gateway.store import oauth as rows
 from gateway.store import trials as store
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Client, digest, new_secret
+from gateway.store.oauth_rows import Account, Client, ListedPatient, digest, new_secret
 
 __all__ = ["COOKIE", "FAULTS", "Fault", "Noted", "Seen", "Started", "Trial", "TrialWanted", "Trials", "Watch"]
 
@@ -51,6 +51,10 @@ class OpensSessions(Protocol):
 
     async def session_for(self, username: str, ehr: str, caller: Caller, *, replaces: str = "") -> str:
         """The secret of a new session, or ""."""
+        ...
+
+    async def known(self, ehr: str) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+        """Developers' accounts at an EHR, each with whom she may see."""
         ...
 
     async def may_launch(self, username: str, ehr: str, patient: str) -> bool:
@@ -137,6 +141,10 @@ class Trials:
         `replaces`: the session that the browser had until now.
         """
         return await self._developers.session_for(username, ehr, caller, replaces=replaces)
+
+    async def developers(self, ehr: str) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+        """The accounts as which it signs a browser in at an EHR, each with the patients whom she may see, herself first."""
+        return await self._developers.known(ehr)
 
     # For the server while it answers -----------------------------------------------------------------------------------------
 

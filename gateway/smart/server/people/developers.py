@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.people.accounts import normalised
-from gateway.smart.server.people.sessions import BY_LAUNCHER, Sessions
+from gateway.smart.server.people.sessions import BY_LAUNCHER, Sessions, patients_of
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Account
+from gateway.store.oauth_rows import Account, ListedPatient
 
 
 class Developers:
@@ -39,6 +39,17 @@ class Developers:
                 return secret
         await self._sessions.end(secret, caller)
         return ""
+
+    async def known(self, ehr: str) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+        """The developers' accounts at an EHR by name, each with whom she may see, herself first. Without those that `session_for` refuses."""
+        found: list[tuple[Account, tuple[ListedPatient, ...]]] = []
+        async with self._database.read() as connection:
+            for name in sorted(self._users):
+                account = await people.account_named(connection, name)
+                if account is None or account.disabled_at is not None or account.ehr != ehr or await _guarded(connection, account):
+                    continue
+                found.append((account, patients_of(account, await people.listed(connection, account.id))))
+        return tuple(found)
 
     async def may_launch(self, username: str, ehr: str, patient: str) -> bool:
         """Whether the launcher may start an app for this user with this patient: one of her own list, or she is a developer.

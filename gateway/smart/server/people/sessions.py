@@ -5,6 +5,7 @@ A new one is made at every sign-in, and whenever what signs a person in was chan
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -44,9 +45,7 @@ class Visitor:
     @property
     def patients(self) -> tuple[ListedPatient, ...]:
         """Whose record she may open, her own first."""
-        own = self.account.own_patient
-        mine = (ListedPatient(own, self.account.display_name),) if own else ()
-        return (*mine, *(one for one in self.listed if one.patient != own))
+        return patients_of(self.account, self.listed)
 
     @property
     def patient(self) -> str:
@@ -55,6 +54,13 @@ class Visitor:
         if chosen and may_act_on(self.account, self.listed, chosen, launched=False):
             return chosen
         return "" if self.account.is_practitioner or not self.patients else self.patients[0].patient
+
+
+def patients_of(account: Account, listed: Iterable[ListedPatient]) -> tuple[ListedPatient, ...]:
+    """Whose record an account may open, its own first."""
+    own = account.own_patient
+    mine = (ListedPatient(own, account.display_name),) if own else ()
+    return (*mine, *(one for one in listed if one.patient != own))
 
 
 class Sessions:
