@@ -89,6 +89,7 @@ async def test_scripts_cannot_read_the_cookies(browser: Browser, served: Served)
     assert await page.evaluate("document.cookie") == ""
     assert {cookie["name"]: (cookie["httpOnly"], cookie["sameSite"]) for cookie in await context.cookies()} == {
         "gw_browser": (True, "Lax"),
+        "gw_known": (True, "Lax"),
         "gw_session": (True, "Lax"),
     }
     await context.close()
