@@ -365,18 +365,23 @@ def asking(
 
 
 class Form(HTMLParser):
-    """The forms of a page: action, and fields in order. Boxes count when they are checked."""
+    """The forms of a page: action, and fields in order. Boxes count when they are checked; of a list the option that is selected, or the first."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.forms: list[tuple[str, list[tuple[str, str]]]] = []
         self.boxes: list[tuple[str, str]] = []
+        self._select = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)
         if tag == "form":
             self.forms.append((found.get("action") or "", []))
+        if tag == "select":
+            self._select = found.get("name") or ""
+        if tag == "option" and self.forms:
+            self._option(found.get("value") or "", selected="selected" in found)
         if tag != "input" or not self.forms or not found.get("name"):
             return
         pair = (found["name"] or "", found.get("value") or "")
@@ -385,6 +390,11 @@ class Form(HTMLParser):
             if "checked" not in found:
                 return
         self.forms[-1][1].append(pair)
+
+    def _option(self, value: str, *, selected: bool) -> None:
+        fields, name = self.forms[-1][1], self._select
+        if selected or all(other != name for other, _ in fields):
+            fields[:] = [pair for pair in fields if pair[0] != name] + [(name, value)]
 
     def to(self, action: str) -> list[tuple[str, str]]:
         """The fields of the form with this action."""

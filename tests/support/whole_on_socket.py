@@ -28,6 +28,7 @@ class Whole:
 
     url: str
     double: Double
+    settings: config.Settings
 
     async def sign_in(self, context: BrowserContext, username: str) -> None:
         """Through the sign-in page, as a person does."""
@@ -41,20 +42,20 @@ class Whole:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Whole]:
-    """Composed as the serving process composes it."""
+def whole(folder: Path, **more: object) -> Iterator[Whole]:
+    """Composed as the serving process composes it. `more`: settings by name."""
     with ExitStack() as stack:
         double = Double()
         upstream = stack.enter_context(double_served(double))
         asyncio.run(people.load(upstream, people.folders(datetime.now(UTC).date()), headers={}, say=lambda _: None))
         listener = listening("127.0.0.1")
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        flags = {"ehr": (f"{EHR}={upstream}",), "public_url": url, "data_dir": str(folder)}
+        flags = {"ehr": (f"{EHR}={upstream}",), "public_url": url, "data_dir": str(folder)} | more
         environ = {"GATEWAY_EHR_CLINIC_DISPLAY": "Alder Street Clinic", "GATEWAY_EHR_CLINIC_PHONE": "555 0100"}
         settings = config.load(environ=environ, flags=flags, cwd=folder).settings
         asyncio.run(_accounts(settings))
         stack.enter_context(served(app.app(compose.gateway(settings), deliver=True), listener=listener, lifespan="on"))
-        yield Whole(url, double)
+        yield Whole(url, double, settings)
 
 
 async def _accounts(settings: config.Settings) -> None:

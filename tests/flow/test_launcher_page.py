@@ -1,0 +1,254 @@
+"""The launcher's pages without a browser: the form and its mistakes, the link to share, the live view; and nothing of it where it is off."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import pytest
+
+from gateway import compose, local
+from gateway.sandbox.double import Double, served
+from gateway.smart.server.faults import FAULTS
+from gateway.smart.server.people.accounts import Passwords
+from gateway.store.oauth_rows import ListedPatient
+from tests.support import smart
+from tests.support.smart import APP, PASSWORD, Browser, Pkce
+from tests.support.two_people import Two
+from tests.support.whole_in_process import PUBLIC_URL, Whole, whole
+
+TWO = Two("lp")
+SCOPE = "launch openid patient/Patient.rs patient/Observation.rs"
+FIELDS = ("ehr", "client_id", "launch_url", "kind", "who", "user", "patient", "encounter", "scopes", "access_life", "refresh_life", "fault", "intent")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap() -> Iterator[None]:
+    """Passwords that are quickly hashed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "Passwords", lambda: Passwords(time_cost=1, memory=64))
+        yield
+
+
+@dataclass
+class World:
+    """A gateway with the launcher on, over the EHR double."""
+
+    at: Whole
+
+    def browser(self) -> Browser:
+        return Browser(self.at.asgi)
+
+
+@pytest.fixture(scope="module")
+def ehr_url() -> Iterator[str]:
+    double = Double()
+    double.seed(*TWO.resources())
+    with served(double) as url:
+        yield url
+
+
+async def furnish(at: Whole) -> None:
+    registrar, accounts = local.registrar(at.gateway.state, ("hapi",)), local.accounts(at.gateway.state)
+    names = {"redirect_uris": [APP], "launch_uri": "https://app.test/launch", "client_uri": "https://app.test/"}
+    await registrar.register(names | {"client_id": "app", "client_name": "The app", "token_endpoint_auth_method": "none"})
+    bare = {"redirect_uris": ["https://bare.test/cb"], "client_id": "bare", "client_name": "A bare one", "token_endpoint_auth_method": "none"}
+    await registrar.register(bare)
+    await accounts.add("dora", PASSWORD, ehr="hapi", fhir_user="Practitioner/dora", display_name="Dora", patients=[ListedPatient(TWO.a)])
+    await accounts.add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{TWO.a}", display_name="Ann")
+
+
+@pytest.fixture(scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory, ehr_url: str) -> AsyncIterator[World]:
+    folder = tmp_path_factory.mktemp("gateway")
+    async with whole(ehr_url, folder, deliver=False, launcher_enabled=True, launcher_users="dora") as at:
+        await furnish(at)
+        yield World(at)
+
+
+def opened(browser: Browser) -> str:
+    """Where the page of a started launch sends the browser."""
+    found = re.search(r'http-equiv="refresh" content="0; url=([^"]+)"', browser.page.text)
+    assert found, browser.page.text
+    return html.unescape(found[1])
+
+
+async def live(browser: Browser) -> str:
+    """The live view of what this browser started last."""
+    return (await browser.get("/launcher/latest")).text
+
+
+async def ridden(browser: Browser, url: str, **more: str) -> int:
+    """What an app does that was opened there: authorization, token, one read. The status of the read, 0 when there was none."""
+    pkce, sent = Pkce(), dict(parse_qsl(urlsplit(url).query))
+    await browser.authorize(smart.asking("app", SCOPE, pkce, launch=sent["launch"], aud=sent["iss"], **more), ehr="hapi")
+    if "decision" not in browser.page.text:
+        return 0
+    await browser.allow(ehr="hapi")
+    form = {"grant_type": "authorization_code", "code": browser.answer.get("code", ""), "redirect_uri": APP, "client_id": "app"}
+    token = await browser.http.post("/auth/hapi/token", data=form | {"code_verifier": pkce.verifier})
+    if token.status_code != 200:
+        return 0
+    headers = {"Authorization": f"Bearer {token.json()['access_token']}"}
+    return (await browser.http.get(f"/fhir/hapi/Patient/{TWO.a}", headers=headers)).status_code
+
+
+async def test_two_clicks_to_data(world: World):
+    """What the page proposes is a whole launch: Launch, Allow, and the app reads; the first tab shows all of it, and no token."""
+    browser = world.browser()
+    page = await browser.get("/launcher")
+    assert "Dora (dora)" in page.text
+    assert "The app" in page.text
+    await browser.submit("/launcher")
+    url = opened(browser)
+    assert url.startswith("https://app.test/launch?iss=")
+    assert await ridden(browser, url) == 200
+    text = await live(browser)
+    assert f"GET /fhir/hapi/Patient/{TWO.a}" in text
+    for shown in ("It is right; the person is asked.", "authorization_code: 200", "patient/Patient.rs", "(43 characters)", "1 resource"):
+        assert shown in text, shown
+    assert browser.answer["code"] not in text
+    assert dict(parse_qsl(urlsplit(url).query))["launch"] not in text
+
+
+async def test_what_is_wrong_with_the_request_is_said_beside_it(world: World):
+    """A wrong aud, a parameter that is missing: the developer sees which, and what the app hears."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher")
+    sent = dict(parse_qsl(urlsplit(opened(browser)).query))
+    asked = smart.asking("app", SCOPE, launch=sent["launch"], aud="https://elsewhere.test")
+    del asked["state"]
+    await browser.authorize(asked, ehr="hapi")
+    text = await live(browser)
+    assert f"has to be {PUBLIC_URL}/fhir/hapi" in text
+    assert "is missing" in text
+    assert "error=invalid_request" in text
+
+
+@pytest.mark.parametrize(("fault", "says"), [("fhir-throttled", "429"), ("invalid-scope", "error=invalid_scope"), ("code-expired", "invalid_grant")])
+async def test_a_simulated_error_is_shown_as_that(world: World, fault: str, says: str):
+    """Nobody takes it for a real one."""
+    browser = world.browser()
+    await browser.get("/launcher", fault=fault)
+    await browser.submit("/launcher")
+    assert await ridden(browser, opened(browser)) != 200
+    text = await live(browser)
+    assert f"simulated: {FAULTS[fault].title}" in text
+    assert says in text
+
+
+async def test_the_link_has_the_choices(world: World):
+    """What is sent by the address stands in the form, and the link that it shows is the same again."""
+    chosen = {
+        "client_id": "bare",
+        "who": f"dora|{TWO.a}",
+        "kind": "standalone",
+        "fault": "fhir-slow",
+        "scopes": "patient/Patient.r",
+        "access_life": "60",
+    }
+    page = await world.browser().get("/launcher", **chosen)
+    link = html.unescape(re.search(r'id="share" readonly value="([^"]+)"', page.text)[1])
+    sent = dict(parse_qsl(urlsplit(link).query))
+    assert {name: sent[name] for name in chosen} == chosen
+    again = await world.browser().get(f"/launcher?{urlsplit(link).query}")
+    assert html.unescape(re.search(r'id="share" readonly value="([^"]+)"', again.text)[1]) == link
+
+
+async def test_a_standalone_start_and_a_typed_address(world: World):
+    """The app is opened with iss alone, at the address that was typed; the app is the one that is registered there."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher", kind="standalone", launch_url="https://bare.test/dev/start")
+    assert opened(browser) == f"https://bare.test/dev/start?{urlencode({'iss': f'{PUBLIC_URL}/fhir/hapi'})}"
+    assert "A bare one: what it does" in await live(browser)
+
+
+async def test_a_backend_service_is_told_what_to_send(world: World):
+    """It has no browser: the page says by which parameter its token request belongs to the trial."""
+    registrar, key = local.registrar(world.at.gateway.state, ("hapi",)), smart.BackendKey()
+    keys = {"grant_types": ["client_credentials"], "jwks": {"keys": [key.public]}}
+    await registrar.register({"client_id": "lab", "client_name": "The lab", "scope": "system/Observation.rs"} | keys)
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher", kind="backend", client_id="lab")
+    trial = str(browser.page.url).rpartition("/")[2]
+    assert f"trial={trial}" in browser.page.text
+
+
+WRONG = {
+    "app": ({"client_id": "nobody"}, "That client is not registered here."),
+    "typed address of nobody": ({"launch_url": "https://nobody.test/launch"}, "No app with an address there is registered."),
+    "no address of its own": ({"client_id": "bare"}, "has no launch_uri"),
+    "fault": ({"fault": "fire"}, "That error cannot be simulated."),
+    "kind": ({"kind": "sideways"}, "That is no kind of launch."),
+    "life": ({"access_life": "long"}, "That is no number of seconds."),
+    "short life": ({"access_life": "1"}, "A token lives 5 to 86400 seconds here."),
+    "scope": ({"scopes": "patient/*.everything"}, "That is no scope"),
+    "patient": ({"who": "dora|", "patient": "no id!"}, "That is not the id of a resource."),
+    "ehr": ({"ehr": "other"}, "There is no such EHR."),
+    "somebody's patient": ({"user": "ann", "patient": TWO.b}, "may not start an app for that user with that patient"),
+}
+
+
+@pytest.mark.parametrize(("fields", "says"), WRONG.values(), ids=WRONG)
+async def test_a_mistake_is_one_sentence_and_keeps_the_rest(world: World, fields: dict[str, str], says: str):
+    """400, the sentence with what to do, and every other choice as it was."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher", **({"intent": "kept"} | fields))
+    assert browser.page.status_code == 400
+    assert says in html.unescape(browser.page.text)
+    assert 'value="kept"' in browser.page.text
+    assert "refresh" not in browser.page.headers
+
+
+@pytest.mark.parametrize("name", FIELDS)
+async def test_nothing_that_is_sent_is_read_as_html(world: World, name: str):
+    """By the address and by the form (ATK-O18)."""
+    browser = world.browser()
+    bad = '"><script>alert(1)</script>'
+    for page in (await browser.get("/launcher", **{name: bad}), await browser.submit("/launcher", **{name: bad})):
+        assert "<script>alert" not in page.text
+        assert "unsafe" not in page.headers["content-security-policy"]
+
+
+async def test_a_form_of_another_browser_starts_nothing(world: World):
+    """ATK-O17: nobody is made to sign in as somebody by a page elsewhere."""
+    browser, other = world.browser(), world.browser()
+    await browser.get("/launcher")
+    await other.get("/launcher")
+    forged = await other.submit("/launcher", csrf=dict(smart.Form(browser.page.text).to("/launcher"))["csrf"])
+    assert forged.status_code == 403
+    assert "set-cookie" not in forged.headers
+    assert (await world.browser().post("/launcher", [("client_id", "app")])).status_code == 403
+
+
+async def test_only_developers_are_signed_in_without_a_password(world: World):
+    """Ann is launched with her own record, and signs in herself."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher", user="ann", patient=TWO.a)
+    sent = dict(parse_qsl(urlsplit(opened(browser)).query))
+    await browser.authorize(smart.asking("app", SCOPE, launch=sent["launch"], aud=sent["iss"]), ehr="hapi")
+    assert "/signin" in str(browser.page.url)
+
+
+async def test_a_trial_that_is_none_is_a_page(world: World):
+    """404 with a sentence, and the way to the last one leads to the form."""
+    assert (await world.browser().get("/launcher/trials/" + "x" * 43)).status_code == 404
+    assert str((await world.browser().get("/launcher/latest")).url).endswith("/launcher")
+
+
+async def test_where_it_is_off_there_is_nothing(ehr_url: str, tmp_path: Path):
+    """As any address that is none."""
+    async with whole(ehr_url, tmp_path, deliver=False) as at:
+        browser = Browser(at.asgi)
+        for path in ("/launcher", "/launcher/latest", "/launcher/trials/x", "/launcher/trials/x/events"):
+            assert (await browser.get(path)).status_code == 404
+        assert (await browser.post("/launcher", [("client_id", "app")])).status_code == 404
