@@ -79,12 +79,6 @@ class Passwords:
         return encoded is not None and len(password) <= _LONGEST_PASSWORD
 
 
-def _of_nobody(hasher: PasswordHasher) -> str:
-    """A hash that no password has: random salt and digest, in argon2's form (PHC). To check against it is as much work as against any other."""
-    salt, digest = (b64encode(secrets.token_bytes(length)).rstrip(b"=").decode() for length in (hasher.salt_len, hasher.hash_len))
-    return f"$argon2id$v={ARGON2_VERSION}$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"
-
-
 def _spelled(password: str) -> bytes:
     """NFKC, as NIST SP 800-63B section 3.1.1.2 says: the same keys on another device are the same password."""
     return unicodedata.normalize("NFKC", password).encode("utf-8", "surrogatepass")
