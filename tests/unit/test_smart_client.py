@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hmac
 import json
 import ssl
 import time
-from datetime import UTC, datetime
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 import httpx
 import pytest
@@ -19,8 +17,8 @@ from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.smart.client.assertion import KeyUnusable, read_key, signed
 from gateway.smart.client.discovery import Configuration, is_safe
 from gateway.smart.client.fit import misfits, narrower
-from gateway.smart.client.http import Answer, Http, NoAnswer
-from gateway.smart.client.identity import fhir_user, verified
+from gateway.smart.client.http import Answer, Http, NoAnswer, basic
+from gateway.smart.client.identity import fhir_user
 from gateway.smart.client.tokens import LONGEST, PAUSE, SPACING, Tokens
 from gateway.smart.client.user import Asked, Ended, UserClient, UserEndpoints
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
@@ -434,61 +432,6 @@ def test_a_configuration_that_does_not_fit_says_why():
 
 # ---- who signed in ----
 
-SIGNER = jwk.RSAKey.generate_key(2048, {"kid": "s1"}, private=True)
-KEYSET = {"keys": [SIGNER.as_dict(private=False) | {"use": "sig"}, EC.as_dict(private=False)]}
-MOMENT = datetime(2026, 11, 25, tzinfo=UTC)
-CLAIMS = {"iss": "https://ehr.test/fhir", "sub": "u1", "aud": "gateway", "exp": MOMENT.timestamp() + 60, "nonce": "n", "fhirUser": "Patient/a"}
-
-
-def judged(key=SIGNER, header=None, keys=KEYSET, algorithm="RS256", **claims):
-    content = {name: value for name, value in (CLAIMS | claims).items() if value is not ...}
-    made = jwt.encode({"alg": algorithm} | ({"kid": "s1"} if header is None else header), content, key, algorithms=[algorithm])
-    return verified(made, keys, issuer="https://ehr.test/fhir", client_id="gateway", nonce="n", moment=MOMENT)
-
-
-def test_an_id_token_that_holds_says_who_she_is():
-    """A18.87: also with the only key and no kid, and with the client among several audiences."""
-    for found in (judged(), judged(header={}), judged(aud=["gateway", "other"], azp="gateway")):
-        assert found is not None
-        assert fhir_user(found, "https://ehr.test/fhir") == "Patient/a"
-
-
-WRONG = {
-    "another issuer": {"iss": "https://evil.test"},
-    "another client": {"aud": "other"},
-    "several clients and another party": {"aud": ["gateway", "other"]},
-    "over": {"exp": MOMENT.timestamp() - 61},
-    "no end": {"exp": ...},
-    "another request": {"nonce": "m"},
-    "no request": {"nonce": ...},
-    "nobody": {"sub": ""},
-    "an unknown key": {"header": {"kid": "other"}},
-    "another key of that name": {"key": jwk.RSAKey.generate_key(2048, private=True)},
-    "another algorithm": {"algorithm": "RS384"},
-    "no keys": {"keys": {}},
-    "two keys and no kid": {"header": {}, "keys": {"keys": [SIGNER.as_dict(private=False), RSA.as_dict(private=False)]}},
-}
-
-
-@pytest.mark.parametrize("values", WRONG.values(), ids=WRONG)
-def test_an_id_token_that_does_not_hold_says_nothing(values):
-    """OpenID Connect Core 3.1.3.7."""
-    assert judged(**values) is None
-
-
-@pytest.mark.parametrize("token", ["", "a.b.c", "x" * 20_000, "é.é.é"])
-def test_what_is_no_id_token_is_none(token):
-    """Whatever it is."""
-    assert verified(token, KEYSET, issuer="i", client_id="c", nonce="n", moment=MOMENT) is None
-
-
-def test_an_id_token_signed_with_the_public_key_as_a_secret_is_none():
-    """The oldest trick."""
-    parts = [base64.urlsafe_b64encode(json.dumps(one).encode()).rstrip(b"=") for one in ({"alg": "HS256", "kid": "s1"}, CLAIMS)]
-    signature = hmac.digest(SIGNER.as_pem(private=False), b".".join(parts), "sha256")
-    made = b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
-    assert verified(made, KEYSET, issuer="https://ehr.test/fhir", client_id="gateway", nonce="n", moment=MOMENT) is None
-
 
 @pytest.mark.parametrize(
     ("said", "found"),
@@ -506,6 +449,13 @@ def test_an_id_token_signed_with_the_public_key_as_a_secret_is_none():
 def test_a_fhir_user_lies_below_the_base_or_is_none(said, found):
     """Relative or absolute."""
     assert fhir_user({"fhirUser": said}, "https://ehr.test/fhir") == found
+
+
+def test_basic_credentials_are_form_encoded():
+    """RFC 6749 section 2.3.1: so that a colon, a blank, a plus sign and a letter outside ASCII arrive as they are."""
+    sent = base64.b64decode(basic("gw:1 é", "s+/ %").removeprefix("Basic ")).decode()
+    assert sent == "gw%3A1+%C3%A9:s%2B%2F+%25"
+    assert [unquote_plus(one) for one in sent.split(":")] == ["gw:1 é", "s+/ %"]
 
 
 @pytest.mark.parametrize("method", ["public", "secret", "key"])

@@ -5,6 +5,7 @@ Requests are few (one every few minutes), so httpx does; what goes to the FHIR b
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, cast
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import anyio
 import httpx
@@ -43,6 +44,11 @@ class NoAnswer(Exception):
         super().__init__("no whole answer")
         self.timeout = timeout
         self.untrusted = untrusted
+
+
+def basic(client_id: str, secret: str) -> str:
+    """The header Authorization of a client with a secret: both form-encoded before they are joined (RFC 6749 section 2.3.1)."""
+    return "Basic " + base64.b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
 
 
 class Http:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
+from gateway.smart import id_token
 from gateway.smart.client import assertion, identity
 from gateway.smart.client.discovery import Configuration, Discovery, is_safe
-from gateway.smart.client.http import Http, NoAnswer
+from gateway.smart.client.http import Http, NoAnswer, basic
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
 
 MISCONFIGURED = Failure(reason="ehr-smart-configuration")
@@ -150,8 +151,7 @@ class UserEndpoints:
         if client.key_file:
             return assertion.form(client.client_id, assertion.read_key(client.key_file, client.kid), endpoint, skew=skew), {}
         if client.secret:
-            pair = f"{quote_plus(client.client_id)}:{quote_plus(client.secret)}"  # RFC 6749 section 2.3.1
-            return {}, {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+            return {}, {"Authorization": basic(client.client_id, client.secret)}
         return {"client_id": client.client_id}, {}
 
     async def _who(self, tokens: Granted, asked: Asked) -> str:
@@ -162,7 +162,7 @@ class UserEndpoints:
             return ""
         try:
             keys = (await self._http.get(found.text("jwks_uri"))).document or {}
-            claims = identity.verified(
+            claims = id_token.verified(
                 token,
                 keys,
                 issuer=asked.issuer,
@@ -171,9 +171,9 @@ class UserEndpoints:
                 moment=datetime.now(UTC),
                 skew=found.skew,
             )
-            user = identity.fhir_user(claims, self.client.base_url) if claims else ""
+            user = identity.fhir_user(claims, self.client.base_url)
             return user if user and await self._is_there(user, tokens.access_token) else ""
-        except NoAnswer:
+        except (NoAnswer, id_token.NotBelieved):
             return ""
 
     async def _is_there(self, user: str, token: str) -> bool:

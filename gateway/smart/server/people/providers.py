@@ -15,16 +15,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
-from urllib.parse import quote, urlencode, urlsplit
-
-from joserfc import jwk, jwt
-from joserfc.errors import JoseError
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 from gateway.errors import GatewayError
 from gateway.seal import Seals
+from gateway.smart import id_token
 from gateway.smart.client.discovery import is_safe
-from gateway.smart.client.http import Http, NoAnswer
+from gateway.smart.client.http import Http, NoAnswer, basic
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, FetchJwks
 from gateway.smart.server.people.factors import FactorLocked, Over, Passed
@@ -35,8 +33,6 @@ from gateway.store.oauth_rows import Account, Client, digest, new_id, new_secret
 from gateway.store.people_factors import Pending
 
 _LIFE = timedelta(minutes=10)
-_ALGORITHMS = ["RS256", "ES256"]
-_LEEWAY = 60  # seconds that two clocks may differ
 _USER = re.compile(r"(?:Patient|RelatedPerson|Practitioner|PractitionerRole)/[A-Za-z0-9.-]{1,64}", re.ASCII)
 
 
@@ -85,50 +81,15 @@ class Told:
 
 
 def judged(token: str, keys: Mapping[str, Any], config: ProviderConfig, *, nonce: str, moment: datetime) -> Told:
-    """OpenID Connect Core 3.1.3.7. Raises Refused for whatever is not as it must be."""
+    """What the provider says of a person. Raises Refused for whatever is not as it must be."""
     try:
-        decoded = jwt.decode(token, jwk.import_key(_key_of(token, keys)), algorithms=_ALGORITHMS)
-    except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise Refused("signature") from error
-    claims: Mapping[str, Any] = decoded.claims
-    _check_claims(claims, config, nonce, int(moment.timestamp()))
-    subject = claims.get("sub")
-    if not isinstance(subject, str) or not 0 < len(subject) <= 255:
-        raise Refused("sub")
+        claims = id_token.verified(
+            token, keys, issuer=config.issuer, client_id=config.client_id, nonce=nonce, moment=moment, algorithms=("RS256", "ES256")
+        )
+    except id_token.NotBelieved as error:
+        raise Refused(str(error)) from error
     name = claims.get("name")
-    return Told(subject, _fhir_user(claims.get(config.claim), config), name[:255] if isinstance(name, str) and name.isprintable() else "")
-
-
-def _key_of(token: str, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The one key that the token names, or the only one there is. Keys of kinds that do not sign here are not looked at."""
-    found = [cast("dict[str, Any]", one) for one in cast("list[Any]", keys["keys"]) if isinstance(one, dict)]
-    usable = [one for one in found if one.get("kty") in ("RSA", "EC") and one.get("use", "sig") == "sig"]
-    kid = _kid(token)
-    fits = [one for one in usable if one.get("kid") == kid] if kid else usable
-    if len(fits) != 1:
-        raise Refused("key")
-    return fits[0]
-
-
-def _check_claims(claims: Mapping[str, Any], config: ProviderConfig, nonce: str, seconds: int) -> None:
-    audience = claims.get("aud")
-    audiences = cast("list[Any]", audience) if isinstance(audience, list) else [audience]
-    if claims.get("iss") != config.issuer:
-        raise Refused("iss")
-    if config.client_id not in audiences or ((len(audiences) > 1 or "azp" in claims) and claims.get("azp") != config.client_id):
-        raise Refused("aud")
-    expires, issued = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
-    if expires is None or expires <= seconds - _LEEWAY:
-        raise Refused("exp")
-    if issued is None or issued > seconds + _LEEWAY:
-        raise Refused("iat")
-    said = claims.get("nonce")
-    if not isinstance(said, str) or not hmac.compare_digest(said.encode("utf-8", "replace"), nonce.encode()):
-        raise Refused("nonce")
-
-
-def _seconds(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return Told(claims["sub"], _fhir_user(claims.get(config.claim), config), name[:255] if isinstance(name, str) and name.isprintable() else "")
 
 
 def _fhir_user(value: Any, config: ProviderConfig) -> str:
@@ -245,8 +206,7 @@ class Provider:
         headers: dict[str, str] = {}
         methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
         if "client_secret_basic" in methods:
-            pair = f"{quote(config.client_id, safe='')}:{quote(config.secret, safe='')}"  # RFC 6749 section 2.3.1
-            headers["Authorization"] = "Basic " + base64.b64encode(pair.encode()).decode()
+            headers["Authorization"] = basic(config.client_id, config.secret)
         else:
             form |= {"client_id": config.client_id, "client_secret": config.secret}
         try:
@@ -265,7 +225,7 @@ class Provider:
         row = Client(
             self.config.name, self.config.title, "none", (), (), "", (), self._clock(), jwks_uri=url
         )  # a set of keys by URL, like a client's
-        keys = await self._keys.of(row, _kid(token))
+        keys = await self._keys.of(row, id_token.key_id(token))
         if keys is None:
             raise Refused("jwks")
         return keys
@@ -320,13 +280,3 @@ class Provider:
 
     def _is_safe(self, url: str) -> bool:
         return is_safe(url, loopback=self.config.loopback)
-
-
-def _kid(token: str) -> str:
-    """The key id that a token names, "" when it names none: which key it is decides the signature."""
-    try:
-        header = json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))
-    except (ValueError, RecursionError):
-        return ""
-    found = cast("dict[str, Any]", header).get("kid") if isinstance(header, dict) else None
-    return found if isinstance(found, str) else ""
