@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.fhir.interaction import Param
+from gateway.fhir.words import type_words
 from gateway.portal import words
 from gateway.portal.chart import Ask, Chart, Standing
-from gateway.portal.features import CLIENT_ID, CLIENT_NAME, type_in_words
+from gateway.portal.features import CLIENT_ID, CLIENT_NAME
 from gateway.portal.words import Resource, many, pick, reference, text
 
 FEW = 4
@@ -173,8 +174,8 @@ def _kind(event: Resource) -> str:
     for entity in many(event, "entity"):
         kind = reference(entity.get("what")).partition("/")[0] or text(entity, "what", "type") or _searched(text(entity, "query"))
         if kind and kind != "Patient":
-            return type_in_words(kind)
-    return type_in_words("Patient")
+            return type_words(kind)
+    return type_words("Patient")
 
 
 def _searched(query: str) -> str:

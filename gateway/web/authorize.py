@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 
+from gateway.fhir.words import type_words
 from gateway.portal.faces import Face
 from gateway.proxy.answer import RequestContext
 from gateway.smart.server.authorization.authorize import Page
@@ -29,7 +30,7 @@ from gateway.web.people import ForgedForm, check, csrf_of
 from gateway.web.picker import choice_of, picker
 from gateway.web.sent import Sent, sent_form, sent_pairs
 from gateway.web.steps import Destination, ended, go, step_at, step_path
-from gateway.web.words import condition_words, day_words, scope_words, type_words
+from gateway.web.words import condition_words, day_words, scope_words
 
 _LIFETIMES = Lifetimes()
 _READ_AT_MOST = 200

@@ -285,8 +285,8 @@ async def _token(running: Running, scope: str, ticked: list[str]) -> dict[str, s
 async def test_all_kinds_are_listed_and_can_be_limited(running):
     """A10.57, A10.60: what a wildcard stands for, in words; chosen types and categories come back, and nothing whole beside them."""
     page = (await running.at_consent("launch/patient patient/*.rs")).page.text
-    assert "test results, vital signs and other observations;" in page
-    assert "Test results, vital signs and other observations: only Laboratory" in page
+    assert "test results and measurements;" in page
+    assert "Test results and measurements: only Laboratory" in page
     granular = f"patient/Observation.rs?category={CATEGORIES['Observation']['Laboratory']}"
     boxes = [f"patient/*.rs>{one}" for one in (granular, "patient/Observation.rs", "patient/Immunization.rs")]
     token = await _token(running, "launch/patient patient/*.rs", ["launch/patient", "patient/*.rs", *boxes])
@@ -811,7 +811,7 @@ async def test_a_person_takes_access_back_on_a_page(running):
     page = await browser.get("/apps")
     assert "app &amp; Co" in page.text
     assert "The record of Ann" in page.text
-    assert "See test results, vital signs and other observations: only survey" in page.text
+    assert "See test results and measurements: only survey" in page.text
     stranger = running.browser()
     await stranger.get("/apps")
     assert stranger.page.request.url.path == "/signin"

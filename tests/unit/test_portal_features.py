@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.portal.features import FEATURES, TYPES_IN_WORDS, declared_scopes, feature, portal_principal, sections, type_in_words
+from gateway.fhir.words import TYPES, type_words
+from gateway.portal.features import FEATURES, declared_scopes, feature, portal_principal, sections
 from gateway.smart.principal import PrincipalKind
 from gateway.smart.scopes import parse_scope
 from tests.support.portal_app import Account
@@ -55,5 +56,5 @@ def test_the_navigation_has_no_two_sections_of_one_name():
 def test_each_declared_type_has_words():
     """What can be opened has a name in the access log."""
     for scope in declared_scopes():
-        assert scope.type in TYPES_IN_WORDS
-    assert type_in_words("Basic") == "Basic"
+        assert scope.type in TYPES
+    assert type_words("Nothing") == "Nothing"
