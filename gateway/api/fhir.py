@@ -37,6 +37,7 @@ _LONGEST_NAME = 64
 _LARGE = 256 * 1024
 """Bytes of body above which a request is understood in a thread: a Bundle of 1.6 MB takes 0.3 s, and everybody else would wait for it."""
 _OPEN = "*"  # CORS for documents that anybody may read without a token (A1.3, A1.4)
+_EXPOSED = "ETag, Last-Modified, Location, Content-Location, Cache-Status, Retry-After, WWW-Authenticate, X-Request-Id"
 
 
 class Authenticator(Protocol):
@@ -256,7 +257,7 @@ class FhirFacade:
         headers = [
             ("Access-Control-Allow-Origin", incoming.origin),
             ("Vary", "Origin"),
-            ("Access-Control-Expose-Headers", "ETag, Last-Modified, Location, Content-Location, Cache-Status, WWW-Authenticate, X-Request-Id"),
+            ("Access-Control-Expose-Headers", _EXPOSED),
         ]
         if incoming.method == "OPTIONS":
             headers += [

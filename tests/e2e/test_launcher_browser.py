@@ -116,3 +116,52 @@ async def test_by_keyboard_and_without_scripts(browser: Browser, workshop: Works
     await page.get_by_role("link", name="Launch again").click()
     assert "/launcher?" in page.url
     await context.close()
+
+
+SENTENCES = {
+    "state-changed": ("This tab did not start that sign-in", "RFC 6749 10.12"),
+    "other-iss": ("The answer came from another server", "iss is https://another-issuer.invalid and not http"),
+    "token-down": ("The health record is busy. Try again in 5 seconds.", "temporarily_unavailable"),
+    "no-patient": ("did not say whose record it is", "the token response has no patient"),
+    "id-token-unknown-key": ("word on who signed in is not to be trusted", "id_token: its signature is not of the key that is published"),
+    "id-token-expired": ("word on who signed in is not to be trusted", "id_token: it ended at 2"),
+    "id-token-other-aud": ("word on who signed in is not to be trusted", "id_token: aud is "),
+    "id-token-other-nonce": ("word on who signed in is not to be trusted", "id_token: nonce is not the one that was sent"),
+    "fhir-expired": ("does not take this app's access token", "401: "),
+    "fhir-throttled": ("asks for a pause. Try again in 5 seconds.", "429: "),
+    "fhir-down": ("could not be reached behind its gateway", "502: "),
+}
+
+
+async def test_each_error_ends_in_a_sentence_of_the_sample_app(browser: Browser, workshop: Workshop, axe_source: str):
+    """And in the check that failed, for developers; nobody's data is shown, and what lies is never believed."""
+    told: dict[str, tuple[bool, bool, bool]] = {}
+    context = await browser.new_context()
+    page = await context.new_page()
+    for fault, (sentence, code) in SENTENCES.items():
+        await page.goto(f"{workshop.gateway.url}/launcher?fault={fault}")
+        app = await launched(context, page)
+        await app.get_by_role("button", name="Allow", exact=True).click()
+        where = app.locator("#trouble" if fault.startswith("fhir") else "#problem")
+        await where.get_by_text("For developers: ").wait_for()
+        text = await where.inner_text()
+        told[fault] = (sentence in text, code in text, "Amara Okafor" in await app.locator("main").inner_text())
+        if fault in ("other-iss", "fhir-throttled"):
+            assert await found_by_axe(app, axe_source) == []
+        await app.close()
+    await context.close()
+    assert told == dict.fromkeys(SENTENCES, (True, True, False))
+
+
+async def test_access_that_was_taken_back_is_said_at_the_refresh(browser: Browser, workshop: Workshop):
+    """The record was shown; the app asks for a new token and hears that it is over."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.goto(f"{workshop.gateway.url}/launcher?fault=refresh-revoked")
+    app = await launched(context, page)
+    await app.get_by_role("button", name="Allow", exact=True).click()
+    await app.get_by_text("Amara Okafor").first.wait_for()
+    await app.get_by_role("button", name="Refresh").click()
+    await app.get_by_text("This app's access to the record has ended.").wait_for()
+    await page.get_by_text("refresh_token: 400").wait_for()
+    await context.close()

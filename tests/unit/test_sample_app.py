@@ -136,7 +136,7 @@ class SmartServer:
 
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     challenges: dict[str, dict[str, str]] = field(default_factory=dict)
-    scope: str = "openid patient/Patient.r patient/Observation.rs"
+    scope: str = "patient/Patient.r patient/Observation.rs"
     deny: str = ""
     issuer: str = ""
     base: str = ""

@@ -53,23 +53,44 @@ function showToken({ token }) {
   }));
   const until = new Date(token.expiresAt).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   $("expiry").textContent = `The access token is good until ${until}. ${token.refresh_token ? "Refresh gets a new one." : "After that, start again."}`;
-  const { access_token: _access, refresh_token: _refresh, id_token: _id, expiresAt: _expires, ...context } = token;
-  $("context").textContent = JSON.stringify({ ...context, expires_in: Number(context.expires_in) }, null, 2);
+  const { access_token: _access, refresh_token: _refresh, id_token: _id, expiresAt: _expires, identity, ...context } = token;
+  $("context").textContent = JSON.stringify({ ...context, expires_in: Number(context.expires_in), ...(identity && { "id_token, verified": identity }) }, null, 2);
 }
 
-async function showRecord() {
-  const { server: { iss }, token } = session;
-  $("status").textContent = "Reading the record …";
+/** Name and results, each as it ended. */
+function read({ server: { iss }, token }) {
   const search = new URLSearchParams({ patient: token.patient, category: "laboratory", _sort: "-date", _count: "10" });
-  const [patient, results] = await Promise.allSettled([
+  return Promise.allSettled([
     get(iss, `Patient/${encodeURIComponent(token.patient)}`, token.access_token),
     get(iss, `Observation?${search}`, token.access_token),
   ]);
+}
+
+/** What is wrong with all of it at once, in place of the name. */
+function showTrouble(error) {
+  $("trouble").hidden = !error;
+  $("trouble-text").textContent = error?.message ?? "";
+  $("trouble-code").textContent = error?.code ? `For developers: ${error.code}` : "";
+}
+
+async function showRecord() {
+  $("status").textContent = "Reading the record …";
+  const slow = setTimeout(() => { $("status").textContent = "Reading the record … it is slow today, the app still waits."; }, 4000);
+  let found = await read(session);
+  if (session.token.refresh_token && found.some((one) => one.reason?.status === 401)) { // the token ended before its time: a new one, once
+    session.token = await renew(session.server, session.token).finally(() => clearTimeout(slow));
+    found = await read(session);
+  }
+  clearTimeout(slow);
+  const [patient, results] = found;
+  const same = patient.reason && results.reason && patient.reason.message === results.reason.message;
+  showTrouble(same ? results.reason : null);
+  $("patient").hidden = same;
   $("patient").textContent = patient.status === "fulfilled" ? `${nameOf(patient.value)}, ${bornOf(patient.value)}` : `Name: ${patient.reason.message}`;
-  const found = (results.value?.entry ?? []).map((entry) => entry.resource).filter((one) => one?.resourceType === "Observation").slice(0, 10);
-  $("results").querySelector("tbody").replaceChildren(...found.map(resultRow));
-  $("results").hidden = found.length === 0;
-  $("no-results").hidden = found.length > 0;
+  const rows = (results.value?.entry ?? []).map((entry) => entry.resource).filter((one) => one?.resourceType === "Observation").slice(0, 10);
+  $("results").querySelector("tbody").replaceChildren(...rows.map(resultRow));
+  $("results").hidden = rows.length === 0;
+  $("no-results").hidden = rows.length > 0 || same;
   $("no-results").textContent = results.status === "rejected" ? `Results: ${results.reason.message}` : "The record has no lab results.";
   showToken(session);
   show("record");

@@ -1,12 +1,14 @@
 // SMART App Launch 2.2 for a public client, as far as this app needs it. Nothing here touches the page.
 
 const KEY = "smart-launch:";
+const SKEW = 60_000; // milliseconds that two clocks may differ
 
-/** A problem that is worth a sentence. `code` is what the server said, for developers. */
+/** A problem that is worth a sentence. `code` is what the server said or which check failed, for developers; `status` of an HTTP answer. */
 export class Problem extends Error {
-  constructor(sentence, code = "") {
+  constructor(sentence, code = "", status = 0) {
     super(sentence);
     this.code = code;
+    this.status = status;
   }
 }
 
@@ -15,7 +17,7 @@ const SENTENCES = {
   access_denied: "You did not allow this app to see the record, so it sees nothing.",
   login_required: "The health record wants you to sign in first.",
   interaction_required: "The health record needs an answer from you first.",
-  invalid_client: "The health record does not know this app. It must be registered there with the address shown below.",
+  invalid_client: "The health record does not know this app. It has to be registered there, with the redirect address that its start page shows.",
   invalid_grant: "The health record did not accept the sign-in any more. It may have taken too long, or was used already.",
   invalid_launch: "The launch link is not valid any more. Ask for a new one.",
   invalid_request: "The health record did not understand this app's request.",
@@ -26,10 +28,18 @@ const SENTENCES = {
   unsupported_response_type: "The health record does not offer this way of signing in.",
 };
 
-const refused = (error, description = "") =>
-  new Problem(SENTENCES[error] ?? "The health record said no.", [error, description].filter(Boolean).join(": "));
+const refused = (error, description = "", pause = "") =>
+  new Problem((SENTENCES[error] ?? "The health record said no.").replace("Try again in a moment.", pause || "Try again in a moment."),
+    [error, description].filter(Boolean).join(": "));
+
+/** How long the server asks to wait, in words; "" when it did not say, or the browser may not tell (CORS). */
+export function pauseOf(response) {
+  const seconds = response.headers.get("Retry-After") ?? "";
+  return /^\d{1,6}$/.test(seconds) ? `Try again in ${seconds} second${seconds === "1" ? "" : "s"}.` : "";
+}
 
 const base64url = (bytes) => btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+const bytesOf = (text) => Uint8Array.from(atob(text.replaceAll("-", "+").replaceAll("_", "/")), (letter) => letter.charCodeAt(0));
 const random = () => base64url(crypto.getRandomValues(new Uint8Array(32)));
 
 async function challengeOf(verifier) {
@@ -77,13 +87,13 @@ export async function discover(iss) {
 /** Send the browser to the record's own sign-in. `launch` is the EHR's handle, "" for a standalone launch. */
 export async function begin({ iss, clientId, redirectUri, scope, launch = "" }) {
   const found = await discover(iss);
-  const [state, verifier] = [random(), random()];
-  const kept = { iss, verifier, redirectUri, clientId, tokenEndpoint: found.token_endpoint, revocationEndpoint: found.revocation_endpoint ?? "",
-    issuer: found.authorization_response_iss_parameter_supported ? found.issuer : "" };
+  const [state, verifier, nonce] = [random(), random(), random()];
+  const kept = { iss, verifier, nonce, redirectUri, clientId, tokenEndpoint: found.token_endpoint, revocationEndpoint: found.revocation_endpoint ?? "",
+    issuer: found.issuer ?? "", saysIss: found.authorization_response_iss_parameter_supported === true, jwksUri: found.jwks_uri ?? "" };
   sessionStorage.setItem(KEY + state, JSON.stringify(kept));
   const url = new URL(found.authorization_endpoint);
   const query = { response_type: "code", client_id: clientId, redirect_uri: redirectUri, scope, state, aud: iss,
-    code_challenge: await challengeOf(verifier), code_challenge_method: "S256", ...(launch && { launch }) };
+    code_challenge: await challengeOf(verifier), code_challenge_method: "S256", ...(scope.split(" ").includes("openid") && { nonce }), ...(launch && { launch }) };
   for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
   location.assign(url);
 }
@@ -93,19 +103,59 @@ export async function finish(query) {
   const state = query.get("state") ?? "";
   const kept = JSON.parse(sessionStorage.getItem(KEY + state) ?? "null");
   sessionStorage.removeItem(KEY + state); // a code and its verifier are used once
-  if (!kept) throw new Problem("This tab did not start that sign-in, so the app does not go on with it.");
-  if (kept.issuer && query.get("iss") !== kept.issuer) throw new Problem("The answer came from another server than the one that was asked."); // RFC 9207
+  if (!kept) {
+    throw new Problem("This tab did not start that sign-in, so the app does not go on with it.", "state is not one that this tab sent, or was used before (RFC 6749 10.12)");
+  }
+  if ((kept.saysIss || query.has("iss")) && query.get("iss") !== kept.issuer) {
+    throw new Problem("The answer came from another server than the one that was asked.", `iss is ${query.get("iss") ?? "missing"} and not ${kept.issuer} (RFC 9207 2.4)`);
+  }
   if (query.has("error")) throw refused(query.get("error"), query.get("error_description") ?? "");
   if (!query.get("code")) throw new Problem("The health record sent you back without an answer.");
   const token = await exchange(kept, { grant_type: "authorization_code", code: query.get("code"), redirect_uri: kept.redirectUri, code_verifier: kept.verifier });
-  if (!token.patient) throw new Problem("The health record did not say whose record it is.");
+  try {
+    token.identity = await identityOf(kept, token);
+    if (!token.patient) throw new Problem("The health record did not say whose record it is.", "the token response has no patient");
+  } catch (error) {
+    await revoke(kept, token); // what is not used does not lie about
+    throw error;
+  }
   return { server: kept, token };
+}
+
+/** The claims of the id_token, each check of OpenID Connect Core 3.1.3.7 done; null when openid was not granted. */
+async function identityOf(kept, token) {
+  if (!`${token.scope ?? ""}`.split(" ").includes("openid")) return null;
+  const wrong = (what) => new Problem("The health record's word on who signed in is not to be trusted, so the app does not go on.", `id_token: ${what}`);
+  const parts = `${token.id_token ?? ""}`.split(".");
+  let header, claims, signature;
+  try {
+    [header, claims] = parts.slice(0, 2).map((part) => JSON.parse(new TextDecoder().decode(bytesOf(part))));
+    signature = bytesOf(parts[2]);
+  } catch {
+    throw wrong(token.id_token ? "it is not a signed JWT" : "it is missing, though openid was granted");
+  }
+  if (header.alg !== "RS256") throw wrong(`alg is ${header.alg} and not RS256`);
+  const { body: jwks } = await fetchJson(kept.jwksUri);
+  const key = jwks?.keys?.find((one) => one.kid === header.kid && one.kty === "RSA");
+  if (!key) throw wrong(`no key at jwks_uri has its kid, ${header.kid}`);
+  const algorithm = { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
+  const usable = await crypto.subtle.importKey("jwk", { kty: "RSA", n: key.n, e: key.e }, algorithm, false, ["verify"]);
+  if (!(await crypto.subtle.verify(algorithm, usable, signature, new TextEncoder().encode(parts.slice(0, 2).join("."))))) throw wrong("its signature is not of the key that is published");
+  if (claims.iss !== kept.issuer) throw wrong(`iss is ${claims.iss} and not ${kept.issuer}`);
+  if (![claims.aud].flat().includes(kept.clientId)) throw wrong(`aud is ${claims.aud} and not ${kept.clientId}`);
+  if (!(claims.exp * 1000 > Date.now() - SKEW)) throw wrong(`it ended at ${new Date(claims.exp * 1000).toISOString()}`);
+  if (claims.nonce !== kept.nonce) throw wrong("nonce is not the one that was sent");
+  return claims;
 }
 
 /** A new access token for the refresh token (RFC 6749 6). The old refresh token stays when none comes back. */
 export async function renew(server, token) {
-  const fresh = await exchange(server, { grant_type: "refresh_token", refresh_token: token.refresh_token });
-  return { ...token, ...fresh };
+  try {
+    return { ...token, ...(await exchange(server, { grant_type: "refresh_token", refresh_token: token.refresh_token })) };
+  } catch (error) {
+    if (!error.code?.startsWith("invalid_grant")) throw error;
+    throw new Problem("This app's access to the record has ended. Start again to ask for it.", error.code);
+  }
 }
 
 /** Tell the record that the tokens are not needed any more (RFC 7009). What it answers changes nothing here. */
@@ -118,7 +168,7 @@ export async function revoke(server, token) {
 async function exchange(server, form) {
   const body = new URLSearchParams({ ...form, client_id: server.clientId });
   const { response, body: answer } = await fetchJson(server.tokenEndpoint, { method: "POST", body, headers: { Accept: "application/json" } });
-  if (!response.ok) throw refused(answer?.error ?? `status ${response.status}`, answer?.error_description ?? "");
+  if (!response.ok) throw refused(answer?.error ?? `status ${response.status}`, answer?.error_description ?? "", pauseOf(response));
   if (!answer?.access_token || `${answer.token_type}`.toLowerCase() !== "bearer") throw new Problem("The health record did not give a usable token.");
   return { ...answer, expiresAt: Date.now() + 1000 * Number(answer.expires_in ?? 300) };
 }
