@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from tests.support import parts, smart
+from tests.support import parts, processes, smart
 from tests.support.processes import Served, serving
 
 pytestmark = [pytest.mark.hapi, pytest.mark.redis]
@@ -78,18 +78,13 @@ class Two:
         return httpx.get(f"{at.url}/fhir/hapi/Patient/{self.patient}", headers={"Authorization": f"Bearer {token}"}, trust_env=False)
 
 
-class Browser(smart.Browser):
-    """A browser that reaches one of the two at the address of both."""
-
-    def __init__(self, at: Served, public_url: str) -> None:
-        super().__init__(None, public_url=at.url)
-        self.http = httpx.AsyncClient(base_url=at.url, trust_env=False)
-        self._issuer = f"{public_url}/fhir/hapi"
+class Browser(processes.Browser):
+    """A browser at one of the two."""
 
     async def token(self) -> str:
         """Let the app in."""
         pkce = smart.Pkce()
-        code = await smart.code_for(self, smart.asking(scope=SCOPE, pkce=pkce, aud=self._issuer))
+        code = await smart.code_for(self, smart.asking(scope=SCOPE, pkce=pkce, aud=self.issuer))
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
         answer = await smart.exchange(self.http, form)
         assert answer.status_code == 200, answer.text

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 from joserfc import jwk
 
-from tests.support import parts
+from tests.support import parts, smart
 
 
 @dataclass
@@ -30,11 +30,12 @@ class Served:
     log: Path
     extra: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict)
+    store: str = ""
 
     def cli(self, *arguments: str, text: str = "", check: bool = True) -> subprocess.CompletedProcess:
         """Run a command of `gateway` on the same store."""
         flags = [word for ehr in self.ehrs for word in ("--ehr", ehr)]
-        done = gateway(*arguments, "--store", f"sqlite:///{self.folder / 'gateway.db'}", *flags, cwd=self.folder, text=text, env=self.env)
+        done = gateway(*arguments, "--store", self.store, *flags, cwd=self.folder, text=text, env=self.env)
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -66,6 +67,17 @@ class Served:
         return self.cli("client", "token", "--client", client_id, "--key", key, "--public-url", self.url, *more).stdout.strip()
 
 
+class Browser(smart.Browser):
+    """A browser that reaches one of several processes at the address of all, with the cookies of another if it is given."""
+
+    def __init__(self, at: Served, public_url: str, other: smart.Browser | None = None) -> None:
+        super().__init__(None, public_url=at.url)
+        self.http = httpx.AsyncClient(base_url=at.url, trust_env=False)
+        self.issuer = f"{public_url}/fhir/hapi"
+        if other:
+            self.http.cookies = other.http.cookies
+
+
 def gateway(*arguments: str, cwd: Path, text: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     """Run `gateway` to its end."""
     return subprocess.run(
@@ -76,18 +88,18 @@ def gateway(*arguments: str, cwd: Path, text: str = "", env: dict[str, str] | No
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *ehrs: str, extra: tuple[str, ...] = (), env: dict[str, str] | None = None, port: int = 0, ready: bool = True
+    folder: Path, *ehrs: str, extra: tuple[str, ...] = (), env: dict[str, str] | None = None, port: int = 0, ready: bool = True, store: str = ""
 ) -> Iterator[Served]:
-    """`gateway serve` over a SQLite store in `folder`, ready to answer. `ehrs` are NAME=URL."""
-    port = port or parts.free_port()
+    """`gateway serve`, ready to answer, over a SQLite store in `folder` if no other is named. `ehrs` are NAME=URL."""
+    port, store = port or parts.free_port(), store or f"sqlite:///{folder / 'gateway.db'}"
     flags = [word for ehr in ehrs for word in ("--ehr", ehr)]
-    command = [sys.executable, "-m", "gateway", "serve", "--listen", f"127.0.0.1:{port}", "--store", f"sqlite:///{folder / 'gateway.db'}"]
+    command = [sys.executable, "-m", "gateway", "serve", "--listen", f"127.0.0.1:{port}", "--store", store]
     log = folder / "serve.log"
     with log.open("ab") as file:
         process = subprocess.Popen(
             [*command, *flags, *extra], cwd=folder, env=_environment(env or {}), stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
-    served = Served(folder, f"http://127.0.0.1:{port}", ehrs, process, log, extra, env or {})
+    served = Served(folder, f"http://127.0.0.1:{port}", ehrs, process, log, extra, env or {}, store)
     try:
         if ready:
             _wait_ready(served)
