@@ -161,7 +161,7 @@ def gateway(settings: Settings) -> Gateway:
             access_log=AccessLog(audit),
             capabilities=capabilities,
             events=events.write,
-            seal=local.sealer(settings),
+            seal=found.secrets,
             public_url=settings.public_url,
             rules=AccessRules(settings.writes, settings.practitioner_access),
             lives=_lives(settings),
@@ -205,7 +205,7 @@ def gateway(settings: Settings) -> Gateway:
         sessions,
         local.factors(found),
         Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
-        Verification(database, passwords, seals, _notifier(settings), service=pages.service, record_in=audit.record_in),
+        Verification(database, passwords, found.secrets, _notifier(settings), service=pages.service, record_in=audit.record_in),
         Endings(database, record_in=audit.record_in),
         {one.name: _provider(found, one) for one in settings.sign_in},
     )
@@ -295,7 +295,7 @@ def _provider(found: State, one: SignInSettings) -> Provider:
     except (OSError, ssl.SSLError) as error:
         raise ConfigError("its certificates cannot be used", where=f"sign_in.{one.name}.ca", fix="name a PEM file of certificates") from error
     fetch = JwksFetcher(allow_loopback=config.loopback)
-    return Provider(config, found.database, found.seals, Http(tls), fetch, public_url=settings.public_url, record_in=found.audit.record_in)
+    return Provider(config, found.database, found.secrets, Http(tls), fetch, public_url=settings.public_url, record_in=found.audit.record_in)
 
 
 def _notifier(settings: Settings) -> Notifier:
@@ -347,12 +347,12 @@ def _persons(found: State, ehr: EhrSettings) -> PersonTokens:
     where = f"{found.settings.public_url}/auth/{ehr.name}/upstream"
     turns = StoredTurns(found.database, life=4 * ehr.timeout)  # longer than a refresh can take: two at once would be reuse of a token
     return PersonTokens(
-        credentials.user_endpoints(found.settings, ehr), found.database, found.seals, turns, where=where, record_in=found.audit.record_in
+        credentials.user_endpoints(found.settings, ehr), found.database, found.secrets, turns, where=where, record_in=found.audit.record_in
     )
 
 
 def _connections(found: State, persons: Mapping[str, PersonTokens]) -> Mapping[str, Connections]:
-    made = found.database, found.seals
+    made = found.database, found.secrets
     return {name: Connections(one.endpoints, *made, record_in=found.audit.record_in) for name, one in persons.items()}
 
 

@@ -29,11 +29,12 @@ from gateway.store.events import EventLog
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is on disk and in the database."""
+    """What is on disk and in the database. `seals`: for content that rests, none with `seal = false`; `secrets`: for what opens doors, always."""
 
     settings: Settings
     database: Database
     seals: Seals
+    secrets: Sealer
     audit: AuditLog
     events: EventLog
 
@@ -48,11 +49,13 @@ def state(settings: Settings) -> State:
     """Everything that has no network but the database's. Nothing is opened yet."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     database = Database(settings.store)
-    seals = sealer(settings) if settings.seal else Plain()
+    secrets = sealer(settings)
+    seals = secrets if settings.seal else Plain()
     return State(
         settings,
         database,
         seals,
+        secrets,
         AuditLog(database, settings.data_dir / "audit"),
         EventLog(settings.data_dir / "events", seals),
     )
@@ -77,7 +80,8 @@ def has_store(settings: Settings) -> bool:
 def sealer(settings: Settings) -> Sealer:
     """With the operator's keys, or with one of our own.
 
-    Page links are sealed even where what rests is not: an open one could be rewritten to continue somebody else's search (ATK-F15).
+    Keys, tokens of people at their EHRs, authenticators and addresses are sealed even where content is not: whoever reads the store would be let in
+    by them. So are page links: an open one could be rewritten to continue somebody else's search (ATK-F15).
     """
     return Sealer(settings.key or (load_or_make_key(settings.key_file or settings.data_dir / "key"),))
 
@@ -110,7 +114,7 @@ def accounts(found: State) -> Accounts:
 
 def factors(found: State) -> Factors:
     """Their second factors, for the operator."""
-    return Factors(found.database, found.seals, record_in=found.audit.record_in)
+    return Factors(found.database, found.secrets, record_in=found.audit.record_in)
 
 
 def given_access(found: State) -> GivenAccess:
@@ -127,7 +131,7 @@ def launches(found: State) -> Launches:
 
 def signing_keys(found: State) -> SigningKeys:
     """Keys of id_tokens."""
-    return SigningKeys(found.database, found.seals, record_in=found.audit.record_in)
+    return SigningKeys(found.database, found.secrets, record_in=found.audit.record_in)
 
 
 def invites(found: State) -> Invites:

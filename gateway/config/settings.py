@@ -139,7 +139,9 @@ class Settings:
     trusted_proxies: tuple[parse.Network, ...] = _setting((), "Addresses whose X-Forwarded-For is believed.", parse.networks)
     key_file: Path | None = _setting(None, "File of the key that seals what is stored. Without it, data_dir/key, made at first start.", parse.path)
     key: tuple[bytes, ...] = _setting((), "The same by variable: base64; of several, the first seals.", parse.keys, secret=True, env_only=True)
-    seal: bool = _setting(default=True, help_="Encrypt inbox bodies, the event log and cached values.", check=parse.boolean)
+    seal: bool = _setting(
+        default=True, help_="Encrypt inbox bodies, the event log, trials and cached values; what opens a door is always.", check=parse.boolean
+    )
     writes: str = _setting(
         "table", "What a token may write: table narrows its scopes; scopes alone is for sandboxes.", parse.one_of("table", "scopes")
     )

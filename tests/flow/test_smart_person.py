@@ -165,7 +165,7 @@ async def test_a_person_connects_and_her_token_opens_her_record(inner, tmp_path,
         row = await at.row()
         assert row is not None
         assert "offline_access" in row.scope
-        token = at.at.gateway.state.seals.open(row.sealed, f"upstream-grant:{row.id}".encode())
+        token = at.at.gateway.state.secrets.open(row.sealed, f"upstream-grant:{row.id}".encode())
         assert json.loads(token)["access_token"].encode() not in row.sealed
 
 
@@ -385,7 +385,7 @@ async def test_she_takes_it_back(inner, tmp_path):
         assert await at.row() is None
         assert (await at.read("Observation?patient=a")).status_code == 403
         assert await at.records("upstream-disconnect") == [(303, "")]
-        token = json.loads(at.at.gateway.state.seals.open(kept.sealed, f"upstream-grant:{kept.id}".encode()))["access_token"]
+        token = json.loads(at.at.gateway.state.secrets.open(kept.sealed, f"upstream-grant:{kept.id}".encode()))["access_token"]
         async with httpx.AsyncClient(trust_env=False) as http:
             assert (await http.get(f"{inner.base}/Patient/a", headers={"Authorization": f"Bearer {token}"})).status_code == 401
         await at.back(await at.allowed())
