@@ -199,10 +199,9 @@ async def test_only_form_posts(running, endpoint):
     response = await http.post(path, json={"grant_type": "client_credentials"})
     assert (response.status_code, error(response)) == (415, "invalid_request")
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    for body in ("token=a&token=b&grant_type=x&grant_type=x", "%FF=%FF", "a=b&c", "x" * 70_000):
+    for body, status in (("token=a&token=b&grant_type=x&grant_type=x", 400), ("%FF=%FF", 400), ("a=b&c", 400), ("x" * 70_000, 413)):
         response = await http.post(path, content=body, headers=form, auth=BASIC)
-        assert response.status_code in (400, 413)
-        assert error(response) == "invalid_request"
+        assert (response.status_code, error(response)) == (status, "invalid_request"), body[:50]
     assert error(await http.post("/auth/nowhere/token", data={"grant_type": "x"})) == "invalid_request"
 
 

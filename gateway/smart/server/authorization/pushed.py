@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
 from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
-from gateway.smart.server.requests import given, presented
+from gateway.smart.server.requests import given, presented, repeated
 from gateway.smart.server.token.decide import authenticate
 from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.trial import OFF, Watch
@@ -59,8 +59,12 @@ class PushedRequests:
         client, effects = authenticate(asked, request.pairs, await self._driver.snapshot(ehr, asked), public=True)
         event = Event(ehr, caller, self._clock(), client, client_id=asked.client_id[:255])
         async with self._database.write() as connection:
-            used = await _use(connection, effects)
-            decided = await self._pushed(connection, event, _request(request.pairs, client)) if client and used else CLIENT_REFUSED
+            if repeated(request.pairs):  # RFC 6749 section 3.1: then it does not even say who asks
+                decided = _refused(Page("parameter-repeated"))
+            elif await _use(connection, effects) and client:
+                decided = await self._pushed(connection, event, _request(request.pairs, client))
+            else:
+                decided = CLIENT_REFUSED
             record = event.record("par", decided.status, reason=decided.error)
             await self._record_in(connection, record)
         return replace(decided, recorded=True)
