@@ -1,4 +1,4 @@
-"""Starts the real parts once, says which they are, and runs pytest on all of them. `scripts/test` calls it."""
+"""Starts the real parts once, says which they are, runs pytest on all of them, and says which cases lack a test. `scripts/test` calls it."""
 
 from __future__ import annotations
 
@@ -40,6 +40,8 @@ def main() -> int:
         for name, what in used.items():
             say(f"{name:<9} {what}")
         code = run(options.without, rest)
+        if not rest and not options.without:
+            code = max(code, traced())
     left_out = f"; WITHOUT {' '.join(options.without)}" if options.without else ""
     say(f"{'passed' if code == 0 else 'FAILED'} in {time.monotonic() - started:.0f} s on {', '.join(used.values())}{left_out}")
     return code
@@ -134,6 +136,14 @@ def run(without: list[str], rest: list[str]) -> int:
     alone = subprocess.run([*base, "-q", "-m", ALONE], check=False, cwd=ROOT).returncode
     codes = [code for code in (shared, alone) if code != 5]
     return max(codes, default=5)
+
+
+def traced() -> int:
+    """After all that there is: every case of the specification has a test, and each of its tests passed. 1 when not, and which."""
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "cases", "--short"], check=False, cwd=ROOT, capture_output=True, text=True)
+    for line in (done.stdout + done.stderr).splitlines():
+        say(line)
+    return done.returncode
 
 
 def say(text: str) -> None:

@@ -77,7 +77,7 @@ async def scene(folder: Path, *, patience: float = 2.0, smart: SmartEhr | None =
 
 
 async def test_discovery_and_the_token_request_are_what_smart_asks_for(tmp_path):
-    """A18.83, 86, 88: the endpoint from the EHR's own document, a form with an assertion, the token as Bearer to the base and nowhere else."""
+    """A18.83, 86, 88, HL7@29: the endpoint from the EHR's own document, a form with an assertion, the token as Bearer to the base alone."""
     async with scene(tmp_path) as at:
         assert await at.read() == 200
         assert at.smart.discovered[0]["accept"] == "application/json"
@@ -249,7 +249,7 @@ async def test_a_clock_that_differs_is_allowed_for(tmp_path):
 
 @pytest.mark.parametrize("transport", ["aiohttp", "httpx"])
 async def test_a_token_goes_to_the_base_and_no_other_host(tmp_path, transport):
-    """A18.88, HL7@97: a redirect, and a reference to another host, get nothing; the token endpoint's redirect neither."""
+    """A18.88, HL7@97, HL7@267: a redirect, and a reference to another host, get nothing; the token endpoint's redirect neither."""
     smart = SmartEhr([KEY.as_dict(private=False)])
     path = tmp_path / "key.json"
     path.write_text(json.dumps(KEY.as_dict(private=True)))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
+import pytest
+
+from tests import run
 from tests.support.cases import named
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +23,46 @@ def test_every_case_that_is_named_is_on_the_page():
     found = {case for path in files if path.suffix in (".py", ".json", ".toml", ".html", "") for case in _cases(path.read_text("utf-8"))}
     assert len(found) > 200
     assert found - listed == set()
+
+
+@pytest.mark.parametrize(
+    ("found", "code", "lines"),
+    [
+        ({"one": {"t": "passed"}, "two": {"t": "passed", "u": "passed"}}, 0, ["2 cases, 0 without a test that passes"]),
+        ({"one": {"t": "passed"}}, 1, ["two NO TEST 0 second", "2 cases, 1 without a test that passes"]),
+        (
+            {"one": {"t": "passed"}, "two": {"t": "passed", "u": "skipped"}},
+            1,
+            ["two FAILED 2 second", "skipped u", "2 cases, 1 without a test that passes"],
+        ),
+    ],
+)
+def test_a_case_without_a_test_that_passes_fails_the_whole_run(tmp_path, capsys, monkeypatch, found, code, lines):
+    """`scripts/test` ends with this: only what is lacking is shown."""
+    loader = SourceFileLoader("scripts_cases", str(ROOT / "scripts" / "cases"))
+    spec = spec_from_loader("scripts_cases", loader)
+    assert spec is not None
+    script = module_from_spec(spec)
+    loader.exec_module(script)
+    last = tmp_path / "cases.json"
+    last.write_text(json.dumps(found))
+    monkeypatch.setattr(script, "LAST", last)
+    monkeypatch.setattr(script, "listed", lambda: {"one": "first", "two": "second"})
+    assert script.main(["--short"]) == code
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == lines
+
+
+def test_the_whole_run_ends_with_it(monkeypatch):
+    """Where all was run and nothing left out; a selection says nothing of the rest."""
+    asked = list[bool]()
+    monkeypatch.setattr(run, "start", lambda name, _: name)
+    monkeypatch.setattr(run, "run", lambda *_: 0)
+    monkeypatch.setattr(run, "traced", lambda: asked.append(True) or 1)
+    codes = []
+    for arguments in ([], ["-k", "x"], ["--without", "hapi"]):
+        monkeypatch.setattr(sys, "argv", ["test", *arguments])
+        codes.append(run.main())
+    assert (codes, asked) == ([1, 0, 0], [True])
 
 
 def _cases(text: str) -> set[str]:

@@ -458,9 +458,33 @@ def test_basic_credentials_are_form_encoded():
     assert [unquote_plus(one) for one in sent.split(":")] == ["gw:1 é", "s+/ %"]
 
 
+async def test_endpoints_are_where_the_ehr_says(tmp_path):
+    """A18.83, HL7@29: wherever that is; and once it names others, those. Nothing is asked at an address of our own making."""
+    host, asked_at = "https://login.test/one", list[str]()
+
+    def ehr(request: httpx.Request) -> httpx.Response:
+        asked_at.append(str(request.url))
+        names = ("authorization_endpoint", "token_endpoint", "revocation_endpoint", "jwks_uri")
+        found = {name: f"{host}/{name}" for name in names} if request.url.path.endswith("smart-configuration") else {}
+        return httpx.Response(200 if found else 400, stream=httpx.ByteStream(json.dumps(found).encode()))
+
+    client = UserClient("st", "https://ehr.test/fhir", "gw", "openid", "https://gw.test/cb")
+    at = UserEndpoints(client, Http(ssl.create_default_context(), transport=httpx.MockTransport(ehr)))
+    for host in ("https://login.test/one", "https://login.test/two"):  # `ehr` reads it
+        at.discovery.forget()
+        asked_at.clear()
+        asked = await at.ask()
+        assert isinstance(asked, Asked)
+        assert asked.url.startswith(f"{host}/authorization_endpoint?")
+        await at.exchange("code", asked)
+        await at.revoke("token")
+        document = "https://ehr.test/fhir/.well-known/smart-configuration"
+        assert asked_at == [document, f"{host}/token_endpoint", document, f"{host}/revocation_endpoint"]
+
+
 @pytest.mark.parametrize("method", ["public", "secret", "key"])
 async def test_a_client_says_who_it_is_in_one_way(tmp_path, method):
-    """A18.86: client_id in the form of a public client alone; Basic without it; an assertion of its own for code and refresh alike."""
+    """A18.86, HL7@72: client_id in the form of a public client alone; Basic without it; an assertion of its own for code and refresh alike."""
     posted: list[tuple[dict[str, str], httpx.Headers]] = []
 
     def ehr(request: httpx.Request) -> httpx.Response:
