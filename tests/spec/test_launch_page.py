@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from gateway.sandbox.double import Double, served
+from gateway.store import oauth as rows
 from tests.support import smart
 from tests.support.processes import serving
 
@@ -102,6 +104,8 @@ async def server(tmp_path) -> AsyncIterator[smart.Smart]:
         await found.public_app()
         await found.secret_app()
         await found.person()
+        async with found.database.write() as connection:  # one that registered itself
+            await rows.put_client(connection, replace(await rows.client(connection, "app"), id="waiting", pending_since=found.clock()), frozenset())
         yield found
 
 
@@ -109,6 +113,8 @@ ASKED = {
     ("page", "client-unknown", ""): {"client_id": "nobody"},
     ("page", "redirect-not-registered", ""): {"redirect_uri": f"{smart.APP}/"},
     ("page", "request-uri-unknown", ""): {"request_uri": "urn:ietf:params:oauth:request_uri:x"},
+    ("page", "request-too-long", ""): {"state": "x" * 20_001},
+    ("page", "client-pending", ""): {"client_id": "waiting"},
     ("", "invalid_request", "The parameter aud"): {"aud": "https://elsewhere.test/fhir"},
     ("", "invalid_request", "PKCE is required"): {"code_challenge": None, "code_challenge_method": None},
     ("", "invalid_request", "The scope launch"): {"scope": "launch openid"},
@@ -126,21 +132,27 @@ TOKEN = {
 
 async def test_each_refusal_of_the_table_is_the_gateways(server):
     """The same words, letter by letter, from the same mistake."""
-    rows = [(kind, code, words) for kind, code, words in ROW.findall(PAGE[PAGE.index("## Common refusals") :])]
-    left = {("page", "parameter-repeated"), ("", "access_denied")} | {(kind, code) for kind, code, _ in ASKED} | {("token", code) for code in TOKEN}
-    for kind, code, words in rows:
+    found = [(kind, code, words) for kind, code, words in ROW.findall(PAGE[PAGE.index("## Common refusals") :])]
+    left = (
+        {("page", "parameter-repeated"), ("page", "request-malformed"), ("", "access_denied")}
+        | {(kind, code) for kind, code, _ in ASKED}
+        | {("token", code) for code in TOKEN}
+    )
+    for kind, code, words in found:
         browser = smart.Browser(server.app())
         if kind == "token":
             assert (await smart.exchange(browser.http, TOKEN[code])).json()["error"] == code
         elif code == "parameter-repeated":
             assert code in (await browser.get(f"/auth/hapi/authorize?{'&'.join(['state=1'] * 2)}")).text
+        elif code == "request-malformed":
+            assert code in (await browser.get("/auth/hapi/authorize?state=%FF")).text
         elif code == "access_denied":
             await browser.authorize(smart.asking())
             await browser.sign_in()
             await browser.deny()
             assert (browser.answer["error"], browser.answer["error_description"]) == (code, words)
         else:
-            change = next(found for (one, other, begins), found in ASKED.items() if (one, other) == (kind, code) and words.startswith(begins))
+            change = next(fields for (one, other, begins), fields in ASKED.items() if (one, other) == (kind, code) and words.startswith(begins))
             await browser.authorize(smart.asking(**change))
             if kind == "page":
                 assert code in browser.page.text
@@ -149,5 +161,5 @@ async def test_each_refusal_of_the_table_is_the_gateways(server):
                 assert answer["error"] == code
                 assert words in answer["error_description"]
         left.discard((kind, code))
-    assert len(rows) == len(ASKED) + len(TOKEN) + 2
+    assert len(found) == len(ASKED) + len(TOKEN) + 3
     assert left == set()
