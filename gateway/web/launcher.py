@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
 from gateway.proxy.answer import RequestContext
+from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.requests import given, parse_form
 from gateway.smart.server.trial import Seen, Started, Trial, TrialWanted
 from gateway.smart.server.values import Caller
@@ -144,6 +145,7 @@ class _Launcher:
             reads=True,
             trial_id=trial_id,
             wanted=wanted,
+            fault=FAULTS.get(wanted.fault),
             app=client.name if client else wanted.client_id,
             title=self._shows.titles[wanted.ehr],
             base=f"{self._shows.public_url}/fhir/{wanted.ehr}",

@@ -14,7 +14,11 @@ from gateway.store.oauth_rows import Client
 KINDS = (
     ("ehr", "From the record system", "The app gets a launch with the patient in it (SMART EHR launch)."),
     ("standalone", "By itself", "The app is opened and asks for a patient (SMART standalone launch)."),
-    ("backend", "A backend service, without a browser", "Nothing opens. The service sends the trial's id as `trial` of its own token request."),
+    (
+        "backend",
+        "A backend service, without a browser",
+        "Nothing opens. The service sends the trial's id with its token request, as trial.",
+    ),
 )
 MOMENTS = {
     "authorize": "While the person is asked",

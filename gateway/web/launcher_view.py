@@ -206,7 +206,8 @@ def _state(seen: Sequence[Seen], wanted: TrialWanted) -> tuple[str, bool]:
         return ("The service has not asked for a token yet." if wanted.kind == "backend" else "The app has not asked for anything yet."), False
     if last.kind == "fhir":
         count = sum(one.kind == "fhir" for one in seen)
-        return f"The app reads the record: {count} request{'s' if count > 1 else ''} so far.", last.status >= 400
+        refused = f" The last one was answered {last.status}." if last.status >= 400 else ""
+        return f"The app reads the record: {count} request{'s' if count > 1 else ''} so far.{refused}", last.status >= 400
     if last.kind == "token":
         answer = cast("Mapping[str, Any]", last.facts.get("answer", {}))
         if last.status == 200:

@@ -94,6 +94,9 @@ async def test_both_pages_are_open_to_all(browser: Browser, workshop: Workshop, 
     assert await found_by_axe(page, axe_source) == []
     await launched(context, page)
     await page.get_by_text(f"simulated: {FAULTS['invalid-scope'].title}").wait_for()
+    heading = await page.locator("table.rows caption").first.bounding_box()
+    assert heading is not None
+    assert heading["width"] > 250  # a sentence, and no column of letters
     await page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     assert await page.evaluate(SIDEWAYS) == []
     assert await found_by_axe(page, axe_source) == []

@@ -189,7 +189,7 @@ WRONG = {
     "kind": ({"kind": "sideways"}, "That is no kind of launch."),
     "life": ({"access_life": "long"}, "That is no number of seconds."),
     "short life": ({"access_life": "1"}, "A token lives 5 to 86400 seconds here."),
-    "scope": ({"scopes": "patient/*.everything"}, "That is no scope"),
+    "scope": ({"scopes": "patient/*.everything"}, "Write SMART scopes, such as patient/Observation.rs."),
     "patient": ({"who": "dora|", "patient": "no id!"}, "That is not the id of a resource."),
     "ehr": ({"ehr": "other"}, "There is no such EHR."),
     "somebody's patient": ({"user": "ann", "patient": TWO.b}, "may not start an app for that user with that patient"),

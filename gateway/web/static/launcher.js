@@ -48,6 +48,9 @@ async function show() {
     if (other) other.open = one.open;
   }
   fresh.querySelector("[data-live]").hidden = false;
+  const [before, now] = [document.getElementById("state"), page.getElementById("state")]; // the same element: else nobody is told
+  before.className = now.className;
+  if (before.textContent !== now.textContent) before.firstElementChild.textContent = now.textContent;
   const at = document.activeElement && seen.contains(document.activeElement) ? document.activeElement.closest("[id]") : null;
   seen.replaceWith(fresh);
   seen = fresh;
