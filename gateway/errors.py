@@ -206,7 +206,6 @@ class UpstreamTimeout(UpstreamFault):
 class OAuthError(GatewayError):
     """The request was refused."""
 
-    def __init__(self, error: str, description: str = "", *, status: int = 400) -> None:
+    def __init__(self, error: str, description: str = "") -> None:
         super().__init__(description)
         self.error = error
-        self.status = status

@@ -36,7 +36,6 @@ class Principal:
     scopes: tuple[Scope, ...]
     client_name: str = ""
     patient: str = ""  # id of the patient in context, without "Patient/"
-    encounter: str = ""
     fhir_user: str = ""  # "Patient/p1" | "Practitioner/7" | ...
     user_id: str = ""  # the gateway's account
     listed: frozenset[str] = frozenset()  # patients listed for this user

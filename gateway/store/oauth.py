@@ -105,13 +105,13 @@ async def transaction(connection: AsyncConnection, hash_: str) -> Transaction | 
     return await one_row(connection, Transaction, t.transaction, hash_)
 
 
-async def bind_transaction(connection: AsyncConnection, hash_: str, *, session_hash: str, account_id: str, patient: str = "") -> bool:
+async def bind_transaction(connection: AsyncConnection, hash_: str, *, session_hash: str, patient: str = "") -> bool:
     """Who goes on with it. Any patient that was picked before is forgotten for `patient`, who counts when she may be picked."""
     return await changed(
         connection,
         update(t.transaction)
         .where(t.transaction.c.hash == hash_, t.transaction.c.state == "open")
-        .values(session_hash=session_hash, account_id=account_id, patient=patient),
+        .values(session_hash=session_hash, patient=patient),
     )
 
 

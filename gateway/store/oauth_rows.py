@@ -118,7 +118,7 @@ class WebSession:
     created_at: datetime
     seen_at: datetime
     patient: str = ""  # whose record the portal shows; "": nobody chose yet
-    method: str = ""  # how the person signed in: password | totp | recovery | passkey | launcher | a provider's name; "": before that was kept
+    method: str = ""  # how the person signed in: password | totp | recovery | passkey | provider | launcher; "": before that was kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,6 @@ class Transaction:
     expires_at: datetime
     launch_hash: str = ""
     session_hash: str = ""  # set at sign-in: from then on only that session goes on
-    account_id: str = ""
     patient: str = ""
     trial: str = ""  # the label of the launcher's trial that it belongs to, or ""
 

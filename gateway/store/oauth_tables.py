@@ -107,7 +107,6 @@ transaction = Table(
     Column("expires_at", UtcDateTime, nullable=False, index=True),
     Column("launch_hash", _HASH, nullable=False, default=""),
     Column("session_hash", _HASH, nullable=False, default=""),
-    Column("account_id", String(32), nullable=False, default=""),
     Column("patient", String(64), nullable=False, default=""),
     Column("trial", _HASH, nullable=False, default="", server_default=""),
 )

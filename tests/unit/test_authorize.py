@@ -38,7 +38,7 @@ def test_a_good_request_passes():
     assert isinstance(found, Validated)
     assert found.scopes == ("launch/patient", "patient/Observation.rs", "openid")
     assert found.needs_patient
-    assert (found.nonce, found.state, found.launch) == ("n", "st-1", None)
+    assert (found.state, found.launch) == ("st-1", None)
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,6 @@ class Validated:
     redirect_uri: str
     state: str
     scopes: tuple[str, ...]
-    code_challenge: str
-    nonce: str
     launch: Launch | None
     prompting: Prompting
     issuer: str
@@ -192,8 +190,6 @@ class AuthorizeCore(Core):
             redirect_uri=grant.redirect_uri,
             state=data.get("state", ""),
             scopes=split(grant.request.scope),
-            code_challenge=data["code_challenge"],
-            nonce=data.get("nonce", ""),
             launch=snapshot.launch if "launch" in data else None,
             prompting=prompting(data, snapshot.began, snapshot.hinted),
             issuer=snapshot.endpoints.base,

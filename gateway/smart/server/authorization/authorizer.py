@@ -276,7 +276,7 @@ class Authorizations:
         row = waiting.row
         if row.session_hash != visitor.session.hash:
             suggested = await self._suggested(row, visitor)
-            whose = {"session_hash": visitor.session.hash, "account_id": visitor.account.id, "patient": suggested}
+            whose = {"session_hash": visitor.session.hash, "patient": suggested}
             async with self._database.write() as connection:
                 bound = await rows.bind_transaction(connection, row.hash, **whose)
             if not bound:

@@ -49,7 +49,6 @@ def principal_of(bearer: Bearer, trial: str = "", fault: str = "") -> Principal:
         client_name=client.name,
         scopes=clinical(bearer.token.scope),
         patient=grant.patient,
-        encounter=grant.encounter,
         fhir_user=account.fhir_user if account else "",
         user_id=account.id if account else "",
         listed=frozenset(listed),
