@@ -92,7 +92,7 @@ def test_the_second_head_of_a_connection_has_its_time_too(url):
 
 @pytest.mark.parametrize("pieces", [1, 7, 400])
 def test_a_large_head_is_431(url, pieces):
-    """In one piece, in several, and as one header without an end."""
+    """FAULT-S15: in one piece, in several, and as one header without an end."""
     head = GET + b"".join(b"X-%d: %b\r\n" % (number, b"x" * 100) for number in range(BYTES // 100)) + b"\r\n"
     with connected(url) as connection:
         for begin in range(0, len(head), size := len(head) // pieces + 1):
@@ -108,7 +108,7 @@ def test_a_large_head_is_431(url, pieces):
 
 @pytest.mark.parametrize("lines", [b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", b"Content-Length: 3\r\nContent-Length: 4\r\n"])
 def test_two_lengths_are_refused(url, lines):
-    """No proxy before us and we can disagree on where a request ends."""
+    """FAULT-S15: no proxy before us and we can disagree on where a request ends."""
     with connected(url) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: gateway\r\n" + lines + b"\r\nabcGET /smuggled HTTP/1.1\r\nHost: gateway\r\n\r\n")
         answer = told(connection)
