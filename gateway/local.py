@@ -1,6 +1,6 @@
 """What a command on this machine works with: the store, the keys, the record of accesses, and what changes them.
 
-Nothing of the server is imported here, so that a command starts without it.
+Nothing that speaks HTTP to callers (FastAPI, the pages, the API) is imported here, so that a command starts without it.
 """
 
 from __future__ import annotations

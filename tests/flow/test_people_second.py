@@ -112,6 +112,28 @@ async def test_secrets_rest_sealed_and_hashed(enrolled):
     assert not any(code in repr(enrolled.server.records) for code in enrolled.codes)
 
 
+METHODS = {
+    "password": "with your password",
+    "totp": "with your password and your app",
+    "recovery": "with your password and a recovery code",
+    "passkey": "with a passkey",
+    "provider": "with another service",
+    "launcher": "by the launcher, as part of a trial",
+    "": "",  # a session that is older than this was kept
+}
+
+
+async def test_each_session_says_how_it_began(running):
+    """Whatever signed her in: what she does not know she can end."""
+    account = await running.server.accounts.named("ann")
+    browser = await running.signed_in()
+    for method in METHODS:
+        await running.server.sessions.begin(account, method=method)
+    page = (await browser.get("/security")).text
+    found = re.findall(r"<li>Another browser, since [^<]* UTC(?:, ([^<]*))?</li>", page)
+    assert sorted(found) == sorted(METHODS.values())
+
+
 async def test_no_session_before_the_second_factor(enrolled):
     """The password alone opens nothing; with the code a session begins that was not there before (ATK-O19)."""
     browser = await half_way(enrolled)

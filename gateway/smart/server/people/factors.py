@@ -49,7 +49,7 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Somebody may sign in. `method` is how: totp, recovery, passkey."""
+    """Somebody may sign in. `method` is how, as `WebSession` lists it."""
 
     account: Account
     method: str

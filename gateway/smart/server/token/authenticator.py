@@ -59,5 +59,5 @@ class Authenticator:
         return await rows.origin_registered(self._database.derive, origin)
 
     async def _bearer(self, hash_: str) -> Bearer | None:
-        """The one place that looks a token up: what a process remembers, while it may, goes before the store here."""
+        """The one place that looks a token up: in the store, at every request, so that what was taken back is over at once."""
         return await rows.bearer(self._database.derive, hash_)
