@@ -30,10 +30,11 @@ def test_every_case_that_is_named_is_on_the_page():
     [
         ({"one": {"t": "passed"}, "two": {"t": "passed", "u": "passed"}}, 0, ["2 cases, 0 without a test that passes"]),
         ({"one": {"t": "passed"}}, 1, ["two NO TEST 0 second", "2 cases, 1 without a test that passes"]),
+        ({"one": {"t": "passed"}, "two": {"t": "skipped"}}, 1, ["two NO TEST 1 second", "2 cases, 1 without a test that passes"]),
         (
-            {"one": {"t": "passed"}, "two": {"t": "passed", "u": "skipped"}},
+            {"one": {"t": "passed", "u": "skipped"}, "two": {"t": "passed", "u": "failed"}},
             1,
-            ["two FAILED 2 second", "skipped u", "2 cases, 1 without a test that passes"],
+            ["two FAILED 2 second", "failed u", "2 cases, 1 without a test that passes"],
         ),
     ],
 )
