@@ -60,7 +60,7 @@ from gateway.smart.server.authorization.grants import Grants
 from gateway.smart.server.authorization.pushed import PushedRequests
 from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
-from gateway.smart.server.people.accounts import Accounts, Passwords
+from gateway.smart.server.people.accounts import Accounts, Passwords, normalised
 from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.people.ending import Endings
 from gateway.smart.server.people.passkeys import Passkeys
@@ -177,7 +177,7 @@ def gateway(settings: Settings) -> Gateway:
 
     # Who may
     types = tuple(sorted(name for name in tables.compartment if tables.for_persons(name)))
-    sessions = Sessions(database, record_in=audit.record_in)
+    sessions = Sessions(database, record_in=audit.record_in, developers=map(normalised, settings.launcher_users))
     launcher = trials(found, sessions)
     watch = launcher or OFF
     authenticator = Authenticator(database, record_in=audit.record_in, watch=watch)

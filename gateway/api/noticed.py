@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -12,7 +13,7 @@ from gateway.fhir.search import canonical
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.policy import LETTER
 from gateway.smart.principal import Principal
-from gateway.smart.server.trial import Noted
+from gateway.smart.server.trial import Noted, is_secret
 
 
 class _Searchset(msgspec.Struct):
@@ -59,7 +60,8 @@ def call(asked: Asked, principal: Principal | None, interaction: Interaction | N
     if interaction:
         facts["interaction"] = f"{interaction.kind} {interaction.type}".strip()
     if interaction and interaction.kind is Kind.SEARCH and asked.method == "POST":
-        facts["search"] = canonical(interaction.params)
+        secret = any(is_secret(one.name) for one in interaction.params)
+        facts["search"] = "(a token, which does not belong there)" if secret else canonical(interaction.params)
     if principal and interaction:
         letter = LETTER.get(interaction.kind, "")
         facts["scopes"] = [str(one) for one in principal.scopes if letter and one.allows(interaction.type, letter)]
@@ -80,7 +82,7 @@ def document(asked: Asked, answer: Answer, ms: float) -> Noted:
 def _address(asked: Asked) -> str:
     """As the app wrote it, but for a token that does not belong there."""
     query = asked.query.decode("latin-1")
-    if "access_token=" in query:
+    if any(is_secret(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
         query = "(a token, which does not belong there)"
     return f"/fhir/{asked.ehr}/{asked.path}" + (f"?{query}" if query else "")
 

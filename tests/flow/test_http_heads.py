@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from gateway import http_heads
 from gateway.http_heads import BYTES, BoundedHeads
 from tests.support.threaded_server import served
 
@@ -25,7 +26,7 @@ class Quick(BoundedHeads):
 
 async def app(scope, receive, send):
     """Reads the body, and says how long it was."""
-    length, more = 0, True
+    length, more = 0, scope["path"] != "/early"
     while more:
         message = await receive()
         length, more = length + len(message.get("body", b"")), message.get("more_body", False)
@@ -124,6 +125,36 @@ def test_a_head_of_usual_size_and_a_slow_body_go_through(url):
             time.sleep(0.2)
             connection.sendall(bytes([byte]))
         assert told(connection).endswith(b"\r\n\r\n4")
+
+
+@pytest.mark.parametrize(
+    "endless", [b"X-Trailer: " + b"x" * 8000 + b"\r\n", b"y" * 8000, b"1;" + b"e" * 8000 + b"\r\n"], ids=["trailers", "one trailer", "extension"]
+)
+def test_what_comes_after_a_body_has_an_end(url, endless):
+    """Trailers are read by nobody, and never stand in for headers; without an end the connection has one."""
+    begin = b"POST / HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    sent = 0
+    with connected(url) as connection, suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(begin + (b"" if endless.startswith(b"1;") else b"0\r\n"))
+        for _ in range(200):
+            connection.sendall(endless if not endless.startswith(b"1;") else endless[:-2])
+            sent += len(endless)
+            time.sleep(0.005)
+    assert sent < 4 * BYTES
+
+
+def test_an_answer_before_the_end_of_the_request_ends_the_connection(url, monkeypatch):
+    """However slowly the rest goes on coming; the answer has arrived."""
+    monkeypatch.setattr(http_heads, "LINGER", 0.3)
+    with connected(url) as connection:
+        connection.sendall(b"GET /early HTTP/1.1\r\nHost: gateway\r\nContent-Length: 100000000\r\n\r\n")
+        with suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(30):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+            pytest.fail("still open")
+        with suppress(ConnectionResetError):
+            assert told(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_two_hundred_slow_ones_keep_nobody_waiting(url):

@@ -15,6 +15,7 @@ from gateway import compose, local
 from gateway.sandbox.double import Double, served
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.people.accounts import Passwords
+from gateway.smart.server.trial import is_secret
 from gateway.store.oauth_rows import ListedPatient
 from tests.support import smart
 from tests.support.smart import APP, PASSWORD, Browser, Pkce
@@ -252,3 +253,48 @@ async def test_where_it_is_off_there_is_nothing(ehr_url: str, tmp_path: Path):
         for path in ("/launcher", "/launcher/latest", "/launcher/trials/x", "/launcher/trials/x/events"):
             assert (await browser.get(path)).status_code == 404
         assert (await browser.post("/launcher", [("client_id", "app")])).status_code == 404
+
+
+async def test_switched_off_nothing_of_it_counts_any_more(ehr_url: str, tmp_path: Path):
+    """What was had in a trial ends with it: the token, its renewal, the session without a password; introspection says so too."""
+    pkce = Pkce()
+    async with whole(ehr_url, tmp_path, deliver=False, launcher_enabled=True, launcher_users="dora") as at:
+        await furnish(at)
+        browser = Browser(at.asgi)
+        await browser.get("/launcher")
+        await browser.submit("/launcher")
+        sent = dict(parse_qsl(urlsplit(opened(browser)).query))
+        asked = smart.asking("app", f"{SCOPE} offline_access", pkce, launch=sent["launch"], aud=sent["iss"])
+        await browser.authorize(asked, ehr="hapi")
+        await browser.allow(ehr="hapi")
+        form = {"grant_type": "authorization_code", "code": browser.answer["code"], "redirect_uri": APP, "client_id": "app"}
+        token = (await browser.http.post("/auth/hapi/token", data=form | {"code_verifier": pkce.verifier})).json()
+        headers = {"Authorization": f"Bearer {token['access_token']}"}
+        assert (await browser.http.get(f"/fhir/hapi/Patient/{TWO.a}", headers=headers)).status_code == 200
+        assert (await browser.http.get("/security")).status_code == 200
+    async with whole(ehr_url, tmp_path, deliver=False) as at:
+        again = Browser(at.asgi)
+        again.http.cookies = browser.http.cookies
+        assert (await again.http.get(f"/fhir/hapi/Patient/{TWO.a}", headers=headers)).status_code == 401
+        renewal = {"grant_type": "refresh_token", "refresh_token": token["refresh_token"], "client_id": "app"}
+        assert (await again.http.post("/auth/hapi/token", data=renewal)).json()["error"] == "invalid_grant"
+        assert (await again.http.get("/security")).headers["location"].startswith("/signin")
+
+
+async def test_a_session_without_a_password_is_for_trials_alone(world: World):
+    """An app that was not launched here gets nothing by it: whoever opens the page must sign in for that."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    await browser.submit("/launcher")
+    standalone = "launch/patient openid offline_access patient/Patient.rs"
+    await browser.authorize(smart.asking("bare", standalone, redirect_uri="https://bare.test/cb"), ehr="hapi")
+    assert "/signin" in str(browser.page.url)
+    silent = smart.asking("bare", standalone, redirect_uri="https://bare.test/cb", prompt="none")
+    await browser.authorize(silent, ehr="hapi")
+    assert browser.answer["error"] == "login_required"
+
+
+@pytest.mark.parametrize(("name", "hidden"), [("access_token", True), ("Access_Token", True), ("client_secret", True), ("patient", False)])
+def test_what_could_prove_something_is_not_kept(name: str, hidden: bool):
+    """By the parameter's name, however it is written."""
+    assert is_secret(name) is hidden

@@ -8,9 +8,11 @@ the grant and the Principal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
+
+from gateway.store.oauth_rows import Grant
 
 COOKIE = "gw_trial"
 """Which standalone trial this browser is in: `People.keep_trial`."""
@@ -155,13 +157,21 @@ class Off:
 
 OFF: Watch = Off()
 
+
+async def living(grant: Grant, watch: Watch, moment: datetime) -> Grant:
+    """What was had in a trial counts as long as the trial does, and not at all where the launcher is off: then it is as taken back (ADR 0013)."""
+    if not grant.trial or await watch.of(grant.trial):
+        return grant
+    return replace(grant, revoked_at=grant.revoked_at or moment, revoked_reason=grant.revoked_reason or "trial-over")
+
+
 _SECRET = ("code_verifier", "client_secret", "client_assertion", "password", "id_token_hint", "launch", "request_uri", "code", "request", "trial")
 """Parameters whose values are not kept, only how long they are."""
 
 
 def shown(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
     """The parameters of a request as they may be kept: in order, secrets as their length."""
-    return [[name, hidden(value) if _is_secret(name) else value] for name, value in pairs]
+    return [[name, hidden(value) if is_secret(name) else value] for name, value in pairs]
 
 
 def hidden(value: str) -> str:
@@ -169,6 +179,7 @@ def hidden(value: str) -> str:
     return f"({len(value)} characters)"
 
 
-def _is_secret(name: str) -> bool:
+def is_secret(name: str) -> bool:
+    """Whether a parameter of this name may prove something to somebody."""
     lower = name.lower()
     return lower in _SECRET or any(part in lower for part in ("secret", "token", "assertion", "password", "verifier"))

@@ -203,7 +203,7 @@ class Authorizations:
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
-        if reason := sign_in_reason(judged, at.ehr, at.visitor):
+        if reason := sign_in_reason(judged, at.ehr, at.visitor, in_trial=bool(waiting.snapshot.trial)):
             return SignIn(judged.client.name, judged.redirect_uri, "" if reason == "nobody" else reason, judged.prompting.login_hint)
         visitor = cast("Visitor", at.visitor)
         if not is_meant(judged, visitor):
@@ -341,7 +341,8 @@ class Authorizations:
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
-        if visitor is None or waiting.row.session_hash != visitor.session.hash or sign_in_reason(judged, at.ehr, visitor):
+        in_trial = bool(waiting.snapshot.trial)
+        if visitor is None or waiting.row.session_hash != visitor.session.hash or sign_in_reason(judged, at.ehr, visitor, in_trial=in_trial):
             return SignIn(judged.client.name, judged.redirect_uri, "again")
         current = await _held(connection, judged, visitor)
         if not isinstance(current, Visitor):

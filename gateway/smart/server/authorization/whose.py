@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from gateway.smart.server.authorization.authorize import Validated
-from gateway.smart.server.people.sessions import Visitor
+from gateway.smart.server.people.sessions import BY_LAUNCHER, Visitor
 from gateway.smart.server.values import may_act_on
 from gateway.store.oauth_rows import ListedPatient, Transaction
 
 
-def sign_in_reason(judged: Validated, ehr: str, visitor: Visitor | None) -> str:
-    """Why this visitor cannot go on before somebody signs in, or ""."""
+def sign_in_reason(judged: Validated, ehr: str, visitor: Visitor | None, *, in_trial: bool = False) -> str:
+    """Why this visitor cannot go on before somebody signs in, or "". `in_trial`: the authorization is of a trial of the launcher."""
     if visitor is None:
         return "nobody"
     if visitor.account.ehr != ehr:
         return "other-ehr"
     if judged.launch and judged.launch.account_id not in ("", visitor.account.id):
         return "other-person"  # ATK-O15: a launch belongs to whoever started it
+    if visitor.session.method == BY_LAUNCHER and not in_trial:
+        return "again"  # nobody showed who she is: that is enough for a trial alone (ADR 0013)
     since = judged.prompting.signed_in_since
     return "again" if since and visitor.session.created_at < since else ""
 

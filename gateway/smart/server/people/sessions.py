@@ -66,8 +66,11 @@ def patients_of(account: Account, listed: Iterable[ListedPatient]) -> tuple[List
 class Sessions:
     """Begin, look up, end."""
 
-    def __init__(self, database: Database, *, record_in: RecordIn, lives: SessionLives | None = None, clock: Clock = now) -> None:
-        self._database, self._record_in = database, record_in
+    def __init__(
+        self, database: Database, *, record_in: RecordIn, developers: Iterable[str] = (), lives: SessionLives | None = None, clock: Clock = now
+    ) -> None:
+        """`developers`: the normalised names of the accounts whose sessions the launcher may begin. Empty where it is off."""
+        self._database, self._record_in, self._developers = database, record_in, frozenset(developers)
         self._lives, self._clock = lives or SessionLives(), clock
 
     async def begin(self, account: Account, *, replaces: str = "", method: str = "password") -> str:
@@ -112,6 +115,8 @@ class Sessions:
             listed = await people.listed(connection, account.id) if account else ()
         if session is None or account is None or account.disabled_at is not None or not self._alive(session, moment):
             return None
+        if session.method == BY_LAUNCHER and account.username not in self._developers:
+            return None  # the launcher is off now, or she is none of its users any more
         if moment - session.seen_at >= timedelta(seconds=_TOUCH):
             async with self._database.write() as connection:
                 await people.touch_web_session(connection, hash_, moment)

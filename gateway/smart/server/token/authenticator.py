@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.server.token.bearer import principal_of, refusal
-from gateway.smart.server.trial import OFF, Watch
+from gateway.smart.server.trial import OFF, Watch, living
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
@@ -60,4 +61,5 @@ class Authenticator:
 
     async def _bearer(self, hash_: str) -> Bearer | None:
         """The one place that looks a token up: in the store, at every request, so that what was taken back is over at once."""
-        return await rows.bearer(self._database.derive, hash_)
+        found = await rows.bearer(self._database.derive, hash_)
+        return replace(found, grant=await living(found.grant, self._watch, self._clock())) if found else None

@@ -21,7 +21,7 @@ from gateway.smart.server.requests import Presented, presented
 from gateway.smart.server.token import noticed
 from gateway.smart.server.token.assertion import ALGORITHMS
 from gateway.smart.server.token.decide import decide
-from gateway.smart.server.trial import OFF, Trial, Watch
+from gateway.smart.server.trial import OFF, Trial, Watch, living
 from gateway.smart.server.values import (
     Caller,
     Clock,
@@ -103,6 +103,8 @@ class TokenDriver:
             found = replace(found, client_keys=await self._client_keys.of(found.client, asked.assertion.key_id))
         if found.code:
             found = replace(found, signing_key=await self._keys.signing())
+        if found.grant:
+            found = replace(found, grant=await living(found.grant, self._watch, found.now))
         return await self._in_trial(found, asked)
 
     async def _in_trial(self, found: Snapshot, asked: Presented) -> Snapshot:

@@ -12,7 +12,7 @@ from gateway.smart.server.token.bearer import refusal
 from gateway.smart.server.token.context import fhir_user_url, launch_context
 from gateway.smart.server.token.decide import authenticate
 from gateway.smart.server.token.driver import TokenDriver
-from gateway.smart.server.trial import OFF, Watch
+from gateway.smart.server.trial import OFF, Watch, living
 from gateway.smart.server.values import (
     CLIENT_REFUSED,
     Caller,
@@ -51,7 +51,7 @@ class Inspector:
         asking, may_ask = await self._asking(ehr, request, caller)
         if not may_ask:
             return _noted(CLIENT_REFUSED, asking, "introspect")
-        found = await rows.bearer(self._database.derive, digest(token))
+        found = await self._bearer(token)
         if found is None or refusal(found, ehr, asking.now):
             await self._seen("introspect", ehr, request, Decided(200, _INACTIVE), found.grant if found else None, asking)
             return _noted(Decided(200, _INACTIVE), asking, "introspect", detail="inactive")
@@ -92,6 +92,10 @@ class Inspector:
         if await self._watch.of(grant.trial):
             self._watch.note(grant.trial, noticed.inspected(kind, ehr, presented(request), request, decided))
 
+    async def _bearer(self, token: str) -> Bearer | None:
+        found = await rows.bearer(self._database.derive, digest(token))
+        return replace(found, grant=await living(found.grant, self._watch, self._clock())) if found else None
+
     async def _asking(self, ehr: str, request: TokenRequest, caller: Caller) -> tuple[Event, bool]:
         """Who asks, as far as that is known, and whether the answer may be given."""
         moment = self._clock()
@@ -100,7 +104,7 @@ class Inspector:
         if scheme.lower() != "bearer":
             client = await self._client(ehr, request, public=False)
             return Event(ehr, caller, moment, client, client_id=_named(request)), client is not None
-        own = await rows.bearer(self._database.derive, digest(value.strip()))
+        own = await self._bearer(value.strip())
         return Event(ehr, caller, moment, own.client if own else None, own.account if own else None), not refusal(own, ehr, moment)
 
     async def _client(self, ehr: str, request: TokenRequest, *, public: bool) -> Client | None:
