@@ -190,7 +190,8 @@ async def _cors(request: Request, response: Response, edge: OAuthEdge) -> None:
     if len(origins) != 1 or not await edge.allowed_origin(origins[0]):
         return
     response.headers["Access-Control-Allow-Origin"] = origins[0]
-    response.headers["Access-Control-Expose-Headers"] = "Retry-After, WWW-Authenticate"
+    # Not WWW-Authenticate: openid-client then tells its developer of a challenge in place of the error in the body.
+    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
     if request.method == "OPTIONS":
         response.headers["Access-Control-Allow-Methods"] = "POST"
         response.headers["Access-Control-Allow-Headers"] = "authorization, content-type, accept"
