@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -98,7 +99,7 @@ class _Client(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]  # TCP gives a transport that writes
+        self._transport = cast("asyncio.WriteTransport", transport)  # TCP gives one that writes
         self._ask()
 
     def _ask(self) -> None:

@@ -140,7 +140,7 @@ def serve(settings: Settings) -> None:
 
 def _config(settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
-        AppFactory(settings, os.getpid() if settings.workers > 1 else 0),  # type: ignore[arg-type]  # a factory: uvicorn calls it in its own loop
+        AppFactory(settings, os.getpid() if settings.workers > 1 else 0),
         factory=True,
         loop="uvloop",
         http=BoundedHeads,

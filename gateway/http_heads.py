@@ -31,7 +31,7 @@ class BoundedHeads(HttpToolsProtocol):
 
     seconds = SECONDS
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+    def connection_made(self, transport: asyncio.Transport) -> None:
         """The time of the first head begins."""
         super().connection_made(transport)
         self._waits = True  # for the end of a head

@@ -215,15 +215,15 @@ def _openapi(*, trials: bool) -> dict[str, Any]:
     """Made from the models that the endpoint reads and writes. `trials`: whether the launcher is enabled; else its members are not there."""
     described = APIRouter()
 
-    async def create(asked: LaunchRequest) -> LaunchAnswer:
-        raise NotImplementedError(asked)  # never routed: it only has the shape
+    async def shape(asked: LaunchRequest) -> None:
+        """What is asked, as its models say it; `create` above is what answers."""
 
     refusals: dict[int | str, dict[str, Any]] = {
         400: {"description": "A member is missing or wrong; error_description says which."},
         401: {"description": "No token of a system at that EHR."},
         403: {"description": f"The token lacks {LAUNCH_RIGHT}."},
     }
-    described.add_api_route(PATH, create, methods=["POST"], status_code=201, summary="Start an app", responses=refusals)
+    described.add_api_route(PATH, shape, methods=["POST"], status_code=201, response_model=LaunchAnswer, summary="Start an app", responses=refusals)
     made = get_openapi(title="FHIR portal gateway", version=__version__, routes=described.routes)
     made["paths"][PATH]["post"]["responses"].pop("422", None)
     if not trials:

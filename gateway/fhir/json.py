@@ -136,8 +136,8 @@ def _texts(value: Any) -> Iterator[str]:
             case str() as text:
                 yield text
             case dict() as members:  # pyright: ignore[reportUnknownVariableType]
-                pending += members.keys()  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-                pending += members.values()  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+                pending += members.keys()
+                pending += members.values()
             case list() as items:  # pyright: ignore[reportUnknownVariableType]
                 pending += items
             case _:

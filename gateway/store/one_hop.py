@@ -28,7 +28,7 @@ class _Cursor(AsyncAdapt_aiosqlite_cursor):
 
     def __init__(self, adapt_connection: Any) -> None:
         self._adapt_connection = adapt_connection
-        self._connection = adapt_connection._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as the base class does
+        self._connection = adapt_connection._connection  # noqa: SLF001  # as the base class does
         self._rows = deque[Any]()
         self._soft_closed_memoized: Any = {}
         self._found: tuple[Any, int, Any] = (None, -1, None)

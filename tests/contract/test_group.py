@@ -45,7 +45,7 @@ async def test_many_at_once_are_all_there_and_each_has_its_own_result(database):
         begun += 1
         return write()
 
-    database.write = counted  # type: ignore[method-assign]
+    database.write = counted
     assert await asyncio.gather(*(group.write(putting(n)) for n in range(200))) == list(range(200))
     assert await numbers(database) == list(range(200))
     assert not database.is_sqlite or begun < 10
@@ -73,7 +73,7 @@ async def test_nothing_is_told_as_stored_when_the_store_is_down(database):
     def down():
         raise Unavailable(reason="store-down")
 
-    database.write = down  # type: ignore[method-assign]
+    database.write = down
     results = await asyncio.gather(*(group.write(putting(n)) for n in range(5)), return_exceptions=True)
     assert [type(one) for one in results] == [Unavailable] * 5
     assert await numbers(database) == []

@@ -72,7 +72,7 @@ class Scene:
     def process(self) -> PersonTokens:
         """One of several: they share the store and nothing else."""
         return PersonTokens(
-            self.endpoint,  # type: ignore[arg-type]
+            self.endpoint,
             self.database,
             SEALER,
             StoredTurns(self.database),

@@ -95,7 +95,7 @@ async def test_a_passkey_from_its_making_to_its_end(browser: Browser, served: Se
     await page.click("#passkey-form button")
     await page.wait_for_url("**/security?done=passkey")
     assert "My laptop" in await page.inner_text("main")
-    kept = await session.send("WebAuthn.getCredentials", {"authenticatorId": device})  # type: ignore[attr-defined]
+    kept = await session.send("WebAuthn.getCredentials", {"authenticatorId": device})
     assert [(one["rpId"], one["isResidentCredential"]) for one in kept["credentials"]] == [("localhost", True)]
     await page.click("text=Sign out everywhere")
     await page.goto(f"{served.url}/signin?next=/security")
@@ -107,8 +107,8 @@ async def test_a_passkey_from_its_making_to_its_end(browser: Browser, served: Se
     await page.goto(f"{served.url}/signin/passkey?next=/security")
     await page.click("text=Use my passkey")
     await page.locator("text=This passkey is not known here").wait_for()
-    await session.send("WebAuthn.clearCredentials", {"authenticatorId": device})  # type: ignore[attr-defined]
-    await session.send("WebAuthn.setUserVerified", {"authenticatorId": device, "isUserVerified": False})  # type: ignore[attr-defined]
+    await session.send("WebAuthn.clearCredentials", {"authenticatorId": device})
+    await session.send("WebAuthn.setUserVerified", {"authenticatorId": device, "isUserVerified": False})
     await page.click("text=Use my passkey")
     await page.locator("text=No passkey was used").wait_for()
     assert [text for text in said if "Content Security Policy" in text] == []

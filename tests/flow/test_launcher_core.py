@@ -927,7 +927,7 @@ async def test_where_the_launcher_is_off(tmp_path, ehr_url):
             handle = "h" * 43
             launch = Launch(digest(handle), "hapi", "app", A, "", "", True, "open", now() + timedelta(minutes=5), trial="l" * 64)
             await rows.add_launch(connection, launch)
-        off = World(at, None, key)  # type: ignore[arg-type]
+        off = World(at, None, key)
 
         @dataclass
         class Launched:
@@ -937,7 +937,7 @@ async def test_where_the_launcher_is_off(tmp_path, ehr_url):
         assert ride.got == {f"Patient/{A}", *TWO_OWN}
         async with state.database.read() as connection:
             assert {row.trial for row in await connection.execute(select(oauth_tables.grant))} == {""}
-            assert (await trial_store.trial(connection, "l" * 64)).events == 0  # type: ignore[union-attr]
+            assert (await trial_store.trial(connection, "l" * 64)).events == 0
 
 
 def test_a_trial_says_what_it_is_of():

@@ -266,8 +266,8 @@ async def test_too_many_wrong_passkeys_wait(with_key):
 )
 def test_where_browsers_have_passkeys(public_url, offered):
     """For names, over https; and for localhost (WebAuthn section 5.1.2)."""
-    never: smart.Database = object()  # type: ignore[assignment]
-    assert Passkeys(never, public_url=public_url, service="T", record_in=None).offered is offered  # type: ignore[arg-type]
+    never: smart.Database = object()
+    assert Passkeys(never, public_url=public_url, service="T", record_in=None).offered is offered
 
 
 async def test_without_passkeys_no_page_speaks_of_them(tmp_path):

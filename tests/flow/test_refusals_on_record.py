@@ -82,7 +82,7 @@ async def test_a_refusal_that_cannot_be_recorded(server):
     def down(record: AuditRecord) -> None:
         raise Unavailable(reason="audit-down")
 
-    server.append = down  # type: ignore[method-assign]
+    server.append = down
     assert (await smart.Browser(server.app()).post("/signin", [("csrf", "wrong")])).status_code == 503
 
 

@@ -37,7 +37,7 @@ def serve(flags: Mapping[str, Any], environ: Mapping[str, str], port: int) -> No
     def make() -> Any:
         return _HalfAnswers(app.app(_composed(flags), deliver=False))
 
-    uvicorn.run(make, factory=True, host="127.0.0.1", port=port, loop="uvloop", http="httptools", lifespan="on", interface="asgi3", log_config=None)  # type: ignore[arg-type]
+    uvicorn.run(make, factory=True, host="127.0.0.1", port=port, loop="uvloop", http="httptools", lifespan="on", interface="asgi3", log_config=None)
 
 
 def deliver(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:
@@ -57,7 +57,7 @@ def deliver_slowly(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None
             await asyncio.sleep(0.3)
         return await connect(self, req, *more)
 
-    aiohttp.TCPConnector.connect = slow  # type: ignore[method-assign]
+    aiohttp.TCPConnector.connect = slow
     asyncio.run(_deliver(flags))
 
 

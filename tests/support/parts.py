@@ -208,7 +208,7 @@ def _process(command: list[str], *, stop: int = signal.SIGTERM, **account) -> It
         command = [setpriv, "--pdeathsig", "KILL", "--", *command]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", **account)
-        process.output = output  # type: ignore[attr-defined]
+        process.output = output
         try:
             yield process
         finally:
@@ -230,8 +230,8 @@ def _wait_until(ready: Callable[[], bool], process: subprocess.Popen, name: str)
     deadline = time.monotonic() + 30
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            process.output.seek(0)  # type: ignore[attr-defined]
-            raise MissingPart(f"{name} did not start: {process.output.read()[-2000:]}")  # type: ignore[attr-defined]
+            process.output.seek(0)
+            raise MissingPart(f"{name} did not start: {process.output.read()[-2000:]}")
         time.sleep(0.02)
 
 

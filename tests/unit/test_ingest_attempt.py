@@ -333,7 +333,7 @@ async def test_a_look_that_fails_writes_nothing():
     async def down(*_):
         raise UpstreamFault(reason="look-failed")
 
-    shelf.stored = down  # type: ignore[method-assign]
+    shelf.stored = down
     assert await message.attempt() == Later("look-failed", strained=True)
     assert len(shelf.versions[message.target]) == 1
 

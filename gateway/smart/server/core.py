@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from gateway.smart.scopes import is_subset
 from gateway.smart.server.authlib_core import AuthorizationServer, ClientMixin, OAuth2Payload, OAuth2Request
@@ -118,10 +118,6 @@ class Core(AuthorizationServer):
     def create_oauth2_request(self, request: Request) -> Request:
         """It is one already."""
         return request
-
-    def create_json_request(self, request: Any) -> NoReturn:
-        """No endpoint of the core takes JSON."""
-        raise NotImplementedError  # Authlib asks for the method; nothing here routes JSON to it
 
     def handle_response(self, status: int, body: Any, headers: Any) -> Decided:
         """An answer as a value."""
