@@ -72,9 +72,10 @@ class World:
     def browser(self) -> Browser:
         return Browser(self.at.asgi)
 
-    async def start(self, **more: Any) -> Any:
+    async def start(self, by: str = "record", **more: Any) -> Any:
+        """By the record system, which may launch for anybody; `by` "": by the launcher's page."""
         wanted = {"ehr": "hapi", "client_id": "app", "patient": A, "user": "ann"} | more
-        return await self.trials.start(TrialWanted(**wanted), CALLER)
+        return await self.trials.start(TrialWanted(**wanted), CALLER, by)
 
     def in_trial(self, browser: Browser, trial_id: str) -> Browser:
         browser.http.cookies.set("__Host-gw_trial", trial_id, domain="gateway.test")
@@ -489,9 +490,9 @@ async def test_a_standalone_trial_suggests_its_patient(world: World):
         ("launch_url", {"launch_url": "http://elsewhere.test/launch"}),
         ("launch_url", {"launch_url": "javascript:alert(1)"}),
         ("user", {"user": "nobody"}),
-        ("user", {"user": ""}),
+        ("user", {"user": "", "by": ""}),
         ("user", {"user": "ann", "patient": TWO.b}),
-        ("user", {"user": "berg", "patient": TWO.b}),
+        ("user", {"user": "berg", "patient": TWO.b, "by": ""}),
         ("patient", {"user": "dora", "patient": "not/an/id"}),
         ("intent", {"intent": "\n"}),
     ],
@@ -505,11 +506,19 @@ async def test_what_is_wrong_is_said_with_its_field(world: World, where: str, mo
 
 
 async def test_the_launcher_gives_its_word_for_developers_alone(world: World):
-    """A launch lets staff see a patient who is not on their list: from the launcher, those of [launcher] users only."""
-    ride = await world.ride(await world.start(user="dora", patient=TWO.b), "launch patient/Condition.rs", username="dora")
+    """A launch lets staff see a patient who is not on their list: from the page, those of [launcher] users only.
+
+    Everybody else gets one answer, whether there is such a person, and whosever record it is.
+    """
+    ride = await world.ride(await world.start("", user="dora", patient=TWO.b), "launch patient/Condition.rs", username="dora")
     assert ride.body["patient"] == TWO.b
-    with pytest.raises(ConfigError):
-        await world.start(user="berg", patient=TWO.b)
+    told: set[str] = set()
+    for user in ("berg", "ann", "nobody"):
+        for patient in (A, TWO.b):
+            with pytest.raises(ConfigError) as caught:
+                await world.start("", user=user, patient=patient)
+            told.add(f"{caught.value.where}: {caught.value.message} {caught.value.fix}")
+    assert len(told) == 1
 
 
 async def test_a_launch_url_of_ones_own(world: World):
@@ -716,6 +725,17 @@ async def test_a_discovery_from_elsewhere_is_nobodys(world: World):
     assert await world.seen(started) == []
 
 
+async def test_a_stranger_cannot_fill_a_trial(world: World):
+    """Anybody can read the discovery documents with the web origin of somebody's app: a few of them are kept, and all of what the app does."""
+    started = await world.start()
+    for _ in range(60):
+        await world.at.http.get(f"{world.at.base}/.well-known/smart-configuration", headers={"Origin": "https://app.test"})
+    await world.ride(started)
+    kinds = [one["kind"] for one in await world.seen(started)]
+    assert kinds.count("discovery") == 20
+    assert {"authorize", "token", "fhir"} <= set(kinds)
+
+
 async def test_a_record_that_fails_breaks_nothing(world: World, honest: set[str]):
     """The launch goes on as if nobody looked."""
     started = await world.start()
@@ -789,7 +809,7 @@ async def test_what_a_backend_service_does_is_seen(world: World):
 
 async def test_each_start_is_on_record(world: World):
     """With the name of the fault, and of the system that asked."""
-    await world.start(fault="fhir-down")
+    await world.start("", user="dora", fault="fhir-down")
     found = (await world.records("trial"))[0]
     assert (found.status, found.client_id, found.detail) == (201, "app", "ehr, simulated: fhir-down")
     launched = (await world.records("launch"))[0]

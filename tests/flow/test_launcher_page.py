@@ -193,7 +193,7 @@ WRONG = {
     "scope": ({"scopes": "patient/*.everything"}, "Write SMART scopes, such as patient/Observation.rs."),
     "patient": ({"who": "dora|", "patient": "no id!"}, "That is not the id of a resource."),
     "ehr": ({"ehr": "other"}, "There is no such EHR."),
-    "somebody's patient": ({"user": "ann", "patient": TWO.b}, "may not start an app for that user with that patient"),
+    "no developer": ({"user": "ann", "patient": TWO.a}, "for developers' accounts alone"),
 }
 
 
@@ -231,12 +231,12 @@ async def test_a_form_of_another_browser_starts_nothing(world: World):
 
 
 async def test_only_developers_are_signed_in_without_a_password(world: World):
-    """Ann is launched with her own record, and signs in herself."""
+    """Ann's app is opened by itself, and she signs in."""
     browser = world.browser()
     await browser.get("/launcher")
-    await browser.submit("/launcher", user="ann", patient=TWO.a)
-    sent = dict(parse_qsl(urlsplit(opened(browser)).query))
-    await browser.authorize(smart.asking("app", SCOPE, launch=sent["launch"], aud=sent["iss"]), ehr="hapi")
+    await browser.submit("/launcher", user="ann", kind="standalone")
+    assert "launch=" not in opened(browser)
+    await browser.authorize(smart.asking("app", SCOPE.replace("launch ", "launch/patient ")), ehr="hapi")
     assert "/signin" in str(browser.page.url)
 
 

@@ -22,6 +22,7 @@ from gateway import app, compose, config, worker
 from gateway.adapters.ehr.base import Ehr, EhrCall, EhrReply
 from gateway.compose import Gateway
 from gateway.fhir.interaction import Kind
+from gateway.http_heads import BoundedHeads
 from gateway.ingest.points import point
 from gateway.store import schema
 from gateway.store.base import Database
@@ -37,7 +38,7 @@ def serve(flags: Mapping[str, Any], environ: Mapping[str, str], port: int) -> No
     def make() -> Any:
         return _HalfAnswers(app.app(_composed(flags), deliver=False))
 
-    uvicorn.run(make, factory=True, host="127.0.0.1", port=port, loop="uvloop", http="httptools", lifespan="on", interface="asgi3", log_config=None)
+    uvicorn.run(make, factory=True, host="127.0.0.1", port=port, loop="uvloop", http=BoundedHeads, lifespan="on", interface="asgi3", log_config=None)
 
 
 def deliver(flags: Mapping[str, Any], environ: Mapping[str, str]) -> None:

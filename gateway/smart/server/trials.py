@@ -41,6 +41,8 @@ KINDS = ("ehr", "standalone", "backend")
 _SHORTEST = 5  # seconds of a token: a shorter one is over before it arrives
 _KEPT = 512  # trials at hand
 _WAITING = 2000  # events that wait to be written
+_DISCOVERIES = 20  # documents read that are kept of one trial: anybody can read them with the app's web origin
+_DISCOVERIES_WAITING = 200
 _BATCH = 50
 _LONGEST = 32 * 1024  # characters of what is kept of one event
 _FIELDS = {"--client": "client_id", "--style-url": "style_url", "--fhir-context": "fhir_context"}
@@ -57,8 +59,8 @@ class OpensSessions(Protocol):
         """Developers' accounts at an EHR, each with whom she may see."""
         ...
 
-    async def may_launch(self, username: str, ehr: str, patient: str) -> bool:
-        """Whether the launcher may start an app for this user with this patient."""
+    async def has(self, username: str, ehr: str) -> bool:
+        """Whether this is a developer's account at that EHR."""
         ...
 
 
@@ -94,21 +96,24 @@ class Trials:
         self._waiting: deque[_Waiting] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._last_step: OrderedDict[str, Mapping[str, Any]] = OrderedDict()
+        self._discovered: OrderedDict[str, int] = OrderedDict()
 
     # For the launcher's page -----------------------------------------------------------------------------------------------
 
     async def start(self, wanted: TrialWanted, caller: Caller, by: str = "") -> Started:
         """A new trial, on record with the name of its fault. `by`: the id of a system with the right to launch; "" for the launcher's page.
 
-        Started from the page, an EHR launch has a `user`: it counts for her alone, and reaches beyond the patients of her own list only for an
-        account of `[launcher] users`. Raises ConfigError, whose `where` is the name of a field of `TrialWanted`.
+        A launch is an EHR's word that its user may see the patient (`may_act_on`). From the page there is no EHR to give it: so its `user` is one of
+        `[launcher] users`, and any other name gets one answer, whoever it is.
+
+        Raises ConfigError, whose `where` is the name of a field of `TrialWanted`.
         """
         _check(wanted, self._ehrs)
-        if wanted.kind == "ehr" and not by and not await self._developers.may_launch(wanted.user, wanted.ehr, wanted.patient):
+        if wanted.kind == "ehr" and not by and not await self._developers.has(wanted.user, wanted.ehr):
             raise ConfigError(
-                "The launcher may not start an app for that user with that patient.",
+                "From the record system the launcher starts apps for developers' accounts alone.",
                 where="user",
-                fix="choose a patient of her own list, or an account of [launcher] users",
+                fix="choose one of [launcher] users, or start the app by itself: then anybody can sign in",
             )
         client, trial_id, moment = await self._client(wanted), new_secret(), self._clock()
         started = await self._started(wanted, client, trial_id, caller, by)
@@ -173,7 +178,7 @@ class Trials:
 
     def note_discovery(self, ehr: str, origin: str, noted: Noted) -> None:
         """A discovery document was read by a page of that web origin: whose trial that is, is found out afterwards."""
-        if origin and origin != "null":
+        if origin and origin != "null" and len(self._waiting) < _DISCOVERIES_WAITING:
             self._wait(_Waiting(self._clock(), noted, ehr=ehr, origin=origin))
 
     async def settled(self) -> None:
@@ -241,7 +246,12 @@ class Trials:
             return one
         async with self._database.read() as connection:
             label = await store.begun(connection, one.ehr, one.origin, one.at - timedelta(seconds=STANDALONE_WINDOW))
-        return replace(one, label=label) if label else None
+        if not label or self._discovered.get(label, 0) >= _DISCOVERIES:
+            return None
+        self._discovered[label] = self._discovered.get(label, 0) + 1
+        if len(self._discovered) > _KEPT:
+            self._discovered.popitem(last=False)
+        return replace(one, label=label)
 
     async def _keep(self, batch: Sequence[_Waiting]) -> None:
         by_label: dict[str, list[_Waiting]] = {}

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.server.people.accounts import normalised
 from gateway.smart.server.people.sessions import BY_LAUNCHER, Sessions, patients_of
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
+from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Account, ListedPatient
@@ -51,17 +51,12 @@ class Developers:
                 found.append((account, patients_of(account, await people.listed(connection, account.id))))
         return tuple(found)
 
-    async def may_launch(self, username: str, ehr: str, patient: str) -> bool:
-        """Whether the launcher may start an app for this user with this patient: one of her own list, or she is a developer.
-
-        A launch is an EHR's word that its user may see the patient (`may_act_on`); the launcher gives that word for nobody else.
-        """
+    async def has(self, username: str, ehr: str) -> bool:
+        """Whether this is one of them, at this EHR and not closed."""
         name = normalised(username)
         async with self._database.read() as connection:
-            account = await people.account_named(connection, name) if name else None
-            if account is None or account.disabled_at is not None or account.ehr != ehr:
-                return False
-            return name in self._users or may_act_on(account, await people.listed(connection, account.id), patient, launched=False)
+            account = await people.account_named(connection, name) if name in self._users else None
+        return account is not None and account.disabled_at is None and account.ehr == ehr
 
 
 async def _guarded(connection: AsyncConnection, account: Account) -> bool:
