@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
-from gateway import compose, local
-from gateway.sandbox.double import Double, served
+from gateway import local
 from gateway.smart.server.faults import FAULTS
-from gateway.smart.server.people.accounts import Passwords
 from gateway.smart.server.trial import is_secret
 from gateway.store.oauth_rows import ListedPatient
 from tests.support import smart
+from tests.support.launcher_world import TWO
 from tests.support.smart import APP, PASSWORD, Browser, Pkce
-from tests.support.two_people import Two
 from tests.support.whole_in_process import PUBLIC_URL, Whole, whole
 
-TWO = Two("lp")
 SCOPE = "launch openid patient/Patient.rs patient/Observation.rs"
 FIELDS = ("ehr", "client_id", "launch_url", "kind", "who", "user", "patient", "encounter", "scopes", "access_life", "refresh_life", "fault", "intent")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap() -> Iterator[None]:
-    """Passwords that are quickly hashed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compose, "Passwords", lambda: Passwords(time_cost=1, memory=64))
-        yield
 
 
 @dataclass
@@ -43,14 +32,6 @@ class World:
 
     def browser(self) -> Browser:
         return Browser(self.at.asgi)
-
-
-@pytest.fixture(scope="module")
-def ehr_url() -> Iterator[str]:
-    double = Double()
-    double.seed(*TWO.resources())
-    with served(double) as url:
-        yield url
 
 
 async def furnish(at: Whole) -> None:
