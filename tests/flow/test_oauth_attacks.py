@@ -201,7 +201,7 @@ def is_error(response: httpx.Response, wanted: str) -> str:
 
 
 def test_every_attack_on_the_endpoint_is_in_the_table():
-    """Those that are one request; the others are walks, below and in test_oauth_pages."""
+    """Those that are one request; the others are walks, below and in the folder pages."""
     assert set(IDS) == {f"ATK-O{number}" for number in (1, 2, 3, 5, 14, 15, 16, 21, 22, 34)}
     assert len({(case.id, case.what) for case in CASES}) == len(CASES) > 100
 

@@ -1,7 +1,7 @@
 """What Authlib does by itself and why we override it (AUTHLIB-E1 to E18): each test shows the default, so an upgrade that changes it is seen.
 
-What the server does instead is shown where it is attacked: test_authorize (E5, E9, E10, E13, E14), test_oauth_token (E6, E7, E8, E11),
-test_oauth_backend (E1 to E4, E16), test_registration (E12), test_oauth_pages (E15).
+What the server does instead is shown where it is attacked: test_authorize (E5, E9, E10, E13, E14), tokens (E6, E7, E8, E11),
+test_oauth_backend (E1 to E4, E16), test_registration (E12), pages (E15).
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ async def test_the_token_endpoint_refuses(world: World):
     )
     expired = await world.ride(await world.start(fault="code-expired"))
     assert expired.token is not None
-    really = {"error": "invalid_grant", "error_description": "code is too old: it lives 60 seconds."}  # as in test_oauth_token
+    really = {"error": "invalid_grant", "error_description": "code is too old: it lives 60 seconds."}  # as in tokens/test_codes
     assert (expired.token.status_code, expired.token.json()) == (400, really)
     down = await world.ride(await world.start(fault="token-down"))
     assert down.token is not None
