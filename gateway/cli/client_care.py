@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import click
 
 from gateway import local
 from gateway.cli import options, output
-from gateway.config import Settings
-from gateway.errors import ConfigError
-from gateway.local import State
+from gateway.cli.state import with_state
 from gateway.smart.server.clients.admin import Clients
 from gateway.smart.server.clients.invites import Terms
-from gateway.store.oauth_rows import Invite
 
 T = TypeVar("T")
 
@@ -66,7 +62,7 @@ def approve(
 ) -> None:
     """Let a client in that registered itself, as it was when you looked at it: if it changed itself meanwhile, it is not let in."""
     with_clients(config, store, ehr, lambda clients: clients.approve(id_, version))
-    _say({"client_id": id_, "pending": False}, f"{id_} may ask for access.", json_=json_)
+    output.say({"client_id": id_, "pending": False}, f"{id_} may ask for access.", json_=json_)
 
 
 @click.command(epilog=_SWITCH)
@@ -77,7 +73,7 @@ def disable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: 
     """Take a client out of use. All its access ends, for every request that starts after this; what it pushed and is not delivered is rejected."""
     ended = with_clients(config, store, ehr, lambda clients: clients.disable(id_))
     told = {"client_id": id_, "disabled": True, "grants_ended": ended}
-    _say(told, f"{id_} is disabled: {_grants(ended)} ended, and nothing is done in its name any more.", json_=json_)
+    output.say(told, f"{id_} is disabled: {_grants(ended)} ended, and nothing is done in its name any more.", json_=json_)
 
 
 @click.command(epilog=_SWITCH)
@@ -87,7 +83,7 @@ def disable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: 
 def enable(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """Let a disabled client in again. What it was allowed before stays ended: it asks anew."""
     with_clients(config, store, ehr, lambda clients: clients.enable(id_))
-    _say({"client_id": id_, "disabled": False}, f"{id_} may ask for access again.", json_=json_)
+    output.say({"client_id": id_, "disabled": False}, f"{id_} may ask for access again.", json_=json_)
 
 
 @click.command("rotate-secret", epilog=_ROTATE)
@@ -128,10 +124,10 @@ def delete(
     """Forget a client. All its access ends for good, as when it is disabled; it cannot be enabled again."""
     name = with_clients(config, store, ehr, lambda clients: clients.named(id_)).name
     if not yes:
-        _confirm(f'Delete {id_} ("{name}") and end all its access?')
+        output.confirm(f'Delete {id_} ("{name}") and end all its access?')
     ended = with_clients(config, store, ehr, lambda clients: clients.delete(id_))
     told = {"client_id": id_, "deleted": True, "grants_ended": ended}
-    _say(told, f"{id_} is deleted: {_grants(ended)} ended.", json_=json_)
+    output.say(told, f"{id_} is deleted: {_grants(ended)} ended.", json_=json_)
 
 
 @click.command(epilog=_INVITE)
@@ -152,7 +148,7 @@ def invite(
     """Make a token with which a developer registers a client at one EHR (registration = token), and print it, this once."""
     loaded = options.settings(config, store, ehr)
     terms = Terms(options.chosen(loaded, ehr), uses, days, system_scope)
-    made, token = _with(loaded.settings, lambda state: local.invites(state).make(terms))
+    made, token = with_state(loaded.settings, lambda state: local.invites(state).make(terms))
     if json_:
         output.show_json(_told(made) | {"initial_access_token": token})
         return
@@ -167,7 +163,7 @@ def invite(
 @options.as_json
 def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """List the invites that can still be used."""
-    found = _with(options.settings(config, store, ehr).settings, lambda state: local.invites(state).usable())
+    found = with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).usable())
     if json_:
         output.show_json([_told(one) for one in found])
         return
@@ -181,8 +177,8 @@ def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str,
 @options.as_json
 def withdraw(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """End an invite before its time. Clients that were registered with it stay."""
-    _with(options.settings(config, store, ehr).settings, lambda state: local.invites(state).withdraw(id_))
-    _say({"id": id_, "uses_left": 0}, f"The invite {id_} is withdrawn.", json_=json_)
+    with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).withdraw(id_))
+    output.say({"id": id_, "uses_left": 0}, f"The invite {id_} is withdrawn.", json_=json_)
 
 
 COMMANDS: tuple[click.Command, ...] = (approve, disable, enable, rotate_secret, delete, invite, invites, withdraw)
@@ -190,28 +186,7 @@ COMMANDS: tuple[click.Command, ...] = (approve, disable, enable, rotate_secret, 
 
 def with_clients(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[Clients], Awaitable[T]]) -> T:
     """What `work` makes of the registered clients."""
-    return _with(options.settings(config, store, ehr).settings, lambda state: work(local.clients(state)))
-
-
-def _with(settings: Settings, work: Callable[[State], Awaitable[T]]) -> T:
-    async def do() -> T:
-        async with local.opened(settings) as state:
-            return await work(state)
-
-    return asyncio.run(do())
-
-
-def _say(told: dict[str, Any], sentence: str, *, json_: bool) -> None:
-    if json_:
-        output.show_json(told)
-    else:
-        click.echo(sentence)
-
-
-def _confirm(question: str) -> None:
-    if not output.is_terminal():
-        raise ConfigError("There is nobody to ask", where="--yes", fix="add --yes if you are sure")
-    click.confirm(question, abort=True, err=True)
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.clients(state)))
 
 
 def _grants(ended: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import click
 
 from gateway import local
 from gateway.cli import options, output
+from gateway.cli.state import with_state
 from gateway.errors import ConfigError
 from gateway.smart.server.authorization.operator import Given, GivenAccess, Whose
 
@@ -81,35 +81,22 @@ def end(
         raise ConfigError("Say what ends.", where="ID", fix="give the ID of one grant, or --user NAME, or --client ID, or both of these")
     if id_:
         ended = _with(config, store, ehr, lambda access: access.end(id_))
-        _say({"ended": 1, "id": ended.id, "client_id": ended.client_id}, f"{ended.client_id} has no access any more by that.", json_=json_)
+        output.say({"ended": 1, "id": ended.id, "client_id": ended.client_id}, f"{ended.client_id} has no access any more by that.", json_=json_)
         return
     whose = Whose(username, client_id)
     if not yes:
         _confirm(whose)
     number = _with(config, store, ehr, lambda access: access.end_all(whose))
-    _say({"ended": number, "user": username, "client_id": client_id}, f"{number} grant{'' if number == 1 else 's'} ended.", json_=json_)
+    output.say({"ended": number, "user": username, "client_id": client_id}, f"{number} grant{'' if number == 1 else 's'} ended.", json_=json_)
 
 
 def _confirm(whose: Whose) -> None:
-    if not output.is_terminal():
-        raise ConfigError("There is nobody to ask", where="--yes", fix="add --yes if you are sure")
     words = [f"that {whose.username} allowed" if whose.username else "", f"that {whose.client_id} was allowed" if whose.client_id else ""]
-    click.confirm(f"End all {' and '.join(one for one in words if one)}?", abort=True, err=True)
+    output.confirm(f"End all {' and '.join(one for one in words if one)}?")
 
 
 def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[GivenAccess], Awaitable[T]]) -> T:
-    async def do() -> T:
-        async with local.opened(options.settings(config, store, ehr).settings) as state:
-            return await work(local.given_access(state))
-
-    return asyncio.run(do())
-
-
-def _say(told: dict[str, Any], sentence: str, *, json_: bool) -> None:
-    if json_:
-        output.show_json(told)
-    else:
-        click.echo(sentence)
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.given_access(state)))
 
 
 def _told(one: Given) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -13,6 +12,7 @@ import click
 
 from gateway import local
 from gateway.cli import options, output
+from gateway.cli.state import with_state
 from gateway.smart.server.keys import SigningKeys
 
 T = TypeVar("T")
@@ -60,11 +60,7 @@ def rotate(at_once: bool, json_: bool, config: Path | None, store: str | None, e
 
 
 def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[SigningKeys], Awaitable[T]]) -> T:
-    async def do() -> T:
-        async with local.opened(options.settings(config, store, ehr).settings) as state:
-            return await work(local.signing_keys(state))
-
-    return asyncio.run(do())
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.signing_keys(state)))
 
 
 def _moment(moment: datetime | None) -> str:

@@ -42,3 +42,18 @@ def complain(error: GatewayError) -> None:
 def is_terminal() -> bool:
     """Whether somebody can answer a question."""
     return sys.stdin.isatty()
+
+
+def say(told: Any, sentence: str, *, json_: bool) -> None:
+    """What was done: as JSON, or in a sentence."""
+    if json_:
+        show_json(told)
+    else:
+        click.echo(sentence)
+
+
+def confirm(question: str) -> None:
+    """Ask, and go on only after a yes. Raises ConfigError where nobody can answer."""
+    if not is_terminal():
+        raise ConfigError("There is nobody to ask", where="--yes", fix="add --yes if you are sure")
+    click.confirm(question, abort=True, err=True)

@@ -12,13 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConfigError, GatewayError
 from gateway.seal import Seals
+from gateway.smart.addresses import is_web
 from gateway.smart.scopes import CONTEXT_SCOPES, LAUNCH_RIGHT, parse_scope, split
 from gateway.smart.server.authorization.launches import Launches, Wanted, with_parameters
 from gateway.smart.server.faults import FAULTS, Fault, said
@@ -325,16 +325,5 @@ def _check(wanted: TrialWanted, ehrs: Collection[str]) -> None:
             raise ConfigError(f"A token lives {_SHORTEST} to {most} seconds here.", where=name, fix="0 leaves it as it is")
     if wrong := [one for one in split(wanted.scopes) if parse_scope(one) is None and one not in CONTEXT_SCOPES | {LAUNCH_RIGHT}]:
         raise ConfigError(f"That is no scope: {wrong[0][:64]}", where="scopes", fix="write SMART scopes, such as patient/Observation.rs")
-    if wanted.launch_url and not _is_app(wanted.launch_url):
+    if wanted.launch_url and not is_web(wanted.launch_url):
         raise ConfigError("That is no address of an app.", where="launch_url", fix="an https URL without fragment (http on this machine itself)")
-
-
-def _is_app(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    safe = parts.scheme == "https" or (parts.scheme == "http" and local)
-    return safe and bool(parts.hostname) and "@" not in parts.netloc and "#" not in url and url.isascii() and url.isprintable() and " " not in url

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 from gateway.fhir.names import RESOURCE_TYPES
 from gateway.fhir.references import split
+from gateway.smart.addresses import is_web
 
 _MEMBERS = frozenset({"reference", "canonical", "identifier", "type", "role"})
 _IDENTIFIER = frozenset({"use", "type", "system", "value", "period", "assigner", "extension", "id"})
@@ -41,7 +41,7 @@ def problem_of_text(text: str) -> str:
 
 def problem_of_style(url: str) -> str:
     """What is wrong with a `smart_style_url`, or "": apps fetch it, without credentials."""
-    if not url or (len(url) <= 2000 and _is_web(url)):
+    if not url or (len(url) <= 2000 and is_web(url)):
         return ""
     return "It is an https URL without user name or fragment."
 
@@ -76,7 +76,7 @@ def _reference_problem(item: Mapping[str, Any]) -> str:
 
 def _canonical_problem(item: Mapping[str, Any]) -> str:
     url, _, version = item["canonical"].partition("|")
-    fine = _is_web(url.partition("#")[0], http=True) and not any(letter.isspace() for letter in item["canonical"])
+    fine = is_web(url.partition("#")[0], http=True) and not any(letter.isspace() for letter in item["canonical"])
     return "" if fine and (version or "|" not in item["canonical"]) else "canonical is an absolute URL, with |version where there is one."
 
 
@@ -97,17 +97,6 @@ def _role_problem(item: Mapping[str, Any]) -> str:
     literal = split(item.get("reference", ""))
     kind = literal[1] if literal else item.get("type", "")
     return f"{kind} is given by itself, and not with role launch." if kind in _APART else ""
-
-
-def _is_web(url: str, *, http: bool = False) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return False
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    safe = parts.scheme == "https" or (parts.scheme == "http" and (http or local))
-    return safe and bool(parts.hostname) and "@" not in parts.netloc and "#" not in url and url.isascii() and url.isprintable() and " " not in url
 
 
 _CHECKS = {"reference": _reference_problem, "canonical": _canonical_problem, "identifier": _identifier_problem}

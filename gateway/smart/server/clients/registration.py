@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 from joserfc import jwk
 from joserfc.errors import JoseError
 
+from gateway.config.settings import is_loopback
 from gateway.errors import OAuthError
 from gateway.smart.scopes import CONTEXT_SCOPES, is_for_systems, parse_scope, split
 from gateway.smart.server.clients.jwks import is_public
@@ -193,7 +194,7 @@ def _redirect_problem(uri: str) -> str:
         return "" if parts.hostname else "the host is missing."
     if parts.scheme == "http":
         # RFC 8252 section 7.3: what stays on the machine needs no TLS.
-        return "" if _is_loopback(parts.hostname or "") else "http is for loopback addresses only."
+        return "" if is_loopback(parts.hostname or "") else "http is for loopback addresses only."
     return "" if _OWN_SCHEME.fullmatch(parts.scheme) else "https, http on loopback, or a scheme of the app's own (com.example.app) is needed."
 
 
@@ -209,15 +210,6 @@ def _parts(uri: str) -> SplitResult | None:
     # No dot segments: some clients resolve them, some servers compare before they do.
     decoded = parts.path.lower().replace("%2e", ".")
     return None if not parts.scheme or "/../" in f"{decoded}/" or "/./" in f"{decoded}/" else parts
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761 section 6.3
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _launch_uri(metadata: Mapping[str, Any]) -> str:
@@ -263,10 +255,10 @@ def _check_keys_uri(uri: str, rules: Rules) -> None:
     """https, and no address that is not public (ATK-O27). A name is resolved and judged again whenever it is fetched."""
     parts = _parts(uri)
     host = (parts.hostname or "") if parts else ""
-    loopback = rules.loopback_keys and _is_loopback(host)
+    loopback = rules.loopback_keys and is_loopback(host)
     if parts is None or not host or "#" in uri or "@" in parts.netloc or (parts.scheme != "https" and not (parts.scheme == "http" and loopback)):
         raise _refused("jwks_uri is an https URL without user name or fragment.")
-    if not loopback and (_is_loopback(host) or (_is_address(host) and not is_public(host))):
+    if not loopback and (is_loopback(host) or (_is_address(host) and not is_public(host))):
         raise _refused("jwks_uri must be on a public address.")
 
 

@@ -1,0 +1,23 @@
+"""Commands that work on the state of this machine: opened for one piece of work, and closed again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from gateway import local
+from gateway.config import Settings
+from gateway.local import State
+
+T = TypeVar("T")
+
+
+def with_state(settings: Settings, work: Callable[[State], Awaitable[T]]) -> T:
+    """What `work` makes of it."""
+
+    async def do() -> T:
+        async with local.opened(settings) as state:
+            return await work(state)
+
+    return asyncio.run(do())
