@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ from gateway.cli import options, output
 from gateway.cli.state import with_state
 from gateway.smart.server.clients.admin import Clients
 from gateway.smart.server.clients.invites import Terms
+from gateway.store.oauth_rows import Invite
 
 T = TypeVar("T")
 

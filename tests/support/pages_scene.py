@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gateway.store import oauth as rows
+from gateway.store.oauth_rows import Grant, digest
 from tests.support import smart
 
 CONSENT, PATIENT = "/auth/hapi/consent", "/auth/hapi/patient"
@@ -21,6 +23,15 @@ class Running:
         await browser.authorize(smart.asking(scope=scope, **more))
         await browser.sign_in(username)
         return browser
+
+    async def granted(self, browser: smart.Browser) -> Grant:
+        """What the code of this browser stands for."""
+        async with self.server.database.read() as connection:
+            code = await rows.code(connection, digest(browser.answer["code"]))
+            assert code is not None
+            grant = await rows.grant(connection, code.grant_id)
+        assert grant is not None
+        return grant
 
 
 def no_code(browser: smart.Browser) -> None:

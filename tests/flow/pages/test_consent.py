@@ -12,7 +12,6 @@ from gateway.smart.server.authorization.consent import CATEGORIES
 from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import people
-from gateway.store.oauth_rows import digest
 from tests.support import smart
 from tests.support.pages_scene import CONSENT, PATIENT, Running, fields_of, no_code
 
@@ -148,11 +147,7 @@ async def test_picker_for_several_patients(running):
     await browser.get(f"{PATIENT}?{urlencode({'transaction': fields_of(browser, CONSENT)['transaction']})}")
     await browser.pick("kid")
     await browser.allow()
-    async with running.server.database.read() as connection:
-        code = await rows.code(connection, digest(browser.answer["code"]))
-        assert code is not None
-        grant = await rows.grant(connection, code.grant_id)
-    assert grant is not None
+    grant = await running.granted(browser)
     assert (grant.patient, grant.context) == ("kid", "picked")
 
 

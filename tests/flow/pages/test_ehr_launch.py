@@ -6,8 +6,6 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.smart.server.authorization.launches import Wanted
-from gateway.store import oauth as rows
-from gateway.store.oauth_rows import digest
 from tests.support import smart
 from tests.support.pages_scene import CONSENT, PATIENT, fields_of
 
@@ -85,11 +83,7 @@ async def test_a_launch_fixes_the_patient(running):
     assert (await browser.post(PATIENT, [("transaction", handle), ("csrf", csrf), ("patient", "a")])).status_code == 403
     browser.page = page
     await browser.allow()
-    async with running.server.database.read() as connection:
-        code = await rows.code(connection, digest(browser.answer["code"]))
-        assert code is not None
-        grant = await rows.grant(connection, code.grant_id)
-    assert grant is not None
+    grant = await running.granted(browser)
     assert (grant.patient, grant.context) == ("kid", "launch")
 
 
