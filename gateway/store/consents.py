@@ -42,9 +42,3 @@ async def forget_app(connection: AsyncConnection, *, account_id: str, client_id:
     """All that this person chose for an app, whichever the patient. How many."""
     chosen = (table.c.account_id == account_id, table.c.client_id == client_id, table.c.ehr == ehr)
     return (await connection.execute(delete(table).where(*chosen))).rowcount
-
-
-async def forget_all(connection: AsyncConnection, *, account_id: str = "", client_id: str = "") -> None:
-    """All that a person chose, or all that was chosen for an app, or both together. One of the two is named."""
-    chosen = [table.c[name] == value for name, value in (("account_id", account_id), ("client_id", client_id)) if value]
-    await connection.execute(delete(table).where(*chosen))

@@ -208,20 +208,25 @@ async def grants_of(connection: AsyncConnection, account_id: str) -> tuple[Grant
 async def grants_used_since(connection: AsyncConnection, since: datetime, *, account_id: str = "", client_id: str = "") -> tuple[Grant, ...]:
     """What was not taken back, of a person, a client, both, or all, newest first. Codes that were never exchanged do not count."""
     table = t.grant
-    wanted = select(table).where(table.c.revoked_at.is_(None), table.c.exchanged_at >= since, *_whose(account_id, client_id))
+    wanted = select(table).where(table.c.revoked_at.is_(None), table.c.exchanged_at >= since, *_whose(table, account_id, client_id))
     found = await connection.execute(wanted.order_by(table.c.created_at.desc(), table.c.id))
     return tuple(one for row in found if (one := as_value(Grant, row)) is not None)
 
 
-async def revoke_grants(connection: AsyncConnection, at: datetime, reason: str, *, account_id: str = "", client_id: str = "") -> int:
-    """End every family of a person, of a client, or of both together; codes on their way too. How many were in force."""
-    in_force = update(t.grant).where(t.grant.c.revoked_at.is_(None), *_whose(account_id, client_id))
+async def end_access(connection: AsyncConnection, at: datetime, reason: str, *, account_id: str = "", client_id: str = "") -> int:
+    """End every family of a person, of a client, or of both together, codes on their way too, and what was chosen once and for all.
+
+    How many families were in force. One of the two is named.
+    """
+    if not (account_id or client_id):
+        raise ValueError("whose access?")
+    await connection.execute(delete(t.remembered_consent).where(*_whose(t.remembered_consent, account_id, client_id)))
+    in_force = update(t.grant).where(t.grant.c.revoked_at.is_(None), *_whose(t.grant, account_id, client_id))
     return (await connection.execute(in_force.values(revoked_at=at, revoked_reason=reason))).rowcount
 
 
-def _whose(account_id: str, client_id: str) -> list[ColumnElement[bool]]:
-    wanted = (t.grant.c.account_id == account_id if account_id else None, t.grant.c.client_id == client_id if client_id else None)
-    return [one for one in wanted if one is not None]
+def _whose(table: Table, account_id: str, client_id: str) -> list[ColumnElement[bool]]:
+    return [table.c[name] == value for name, value in (("account_id", account_id), ("client_id", client_id)) if value]
 
 
 async def use_grant(connection: AsyncConnection, grant_id: str, at: datetime) -> bool:
@@ -238,13 +243,6 @@ async def revoke_grant(connection: AsyncConnection, grant_id: str, at: datetime,
     if account_id:
         statement = statement.where(t.grant.c.account_id == account_id)
     return await changed(connection, statement.values(revoked_at=at, revoked_reason=reason))
-
-
-async def revoke_grants_of_client(connection: AsyncConnection, client_id: str, at: datetime, reason: str) -> int:
-    """End every family of a client, and what people chose once and for all for it. How many families were in force."""
-    await connection.execute(delete(t.remembered_consent).where(t.remembered_consent.c.client_id == client_id))
-    in_force = update(t.grant).where(t.grant.c.client_id == client_id, t.grant.c.revoked_at.is_(None))
-    return (await connection.execute(in_force.values(revoked_at=at, revoked_reason=reason))).rowcount
 
 
 async def add_access_token(connection: AsyncConnection, value: AccessToken) -> None:

@@ -394,7 +394,7 @@ async def test_a_remembered_choice_ends(server):
     assert [one.action for one in server.records].count("consent-forget") == 1
     await browser.submit(CONSENT, decision="allow", remember="yes")
     async with server.database.write() as connection:
-        await rows.revoke_grants_of_client(connection, "app", server.clock(), "client-disabled")
+        await rows.end_access(connection, server.clock(), "client-disabled", client_id="app")
     assert await again(browser) == CONSENT
 
 

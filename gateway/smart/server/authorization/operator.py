@@ -79,8 +79,7 @@ class GivenAccess:
             await _hold(connection, account, client)
             if not (ids := _ids(account, client)):
                 raise ConfigError("Say whose.", where="--user", fix="give --user NAME, or --client ID, or both")
-            ended = await rows.revoke_grants(connection, moment, "operator", **ids)
-            await consents.forget_all(connection, **ids)
+            ended = await rows.end_access(connection, moment, "operator", **ids)
             event = Event(account.ehr if account else ",".join(client.ehrs if client else ()), Caller(), moment, client, account)
             await self._record_in(connection, event.record("revoke", 200, detail=f"{ended} grants, by the operator"))
         return ended

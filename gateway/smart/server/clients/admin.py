@@ -47,7 +47,7 @@ class Clients:
         async with self._database.write() as connection:
             if not await rows.disable_client(connection, client.id, moment):
                 raise ConfigError(f"{client_id} is disabled already", where="ID", fix="gateway client show tells since when")
-            ended = await rows.revoke_grants_of_client(connection, client.id, moment, "client-disabled")
+            ended = await rows.end_access(connection, moment, "client-disabled", client_id=client.id)
             await self._on_record(connection, client, "client-disable", f"{ended} grants ended")
         return ended
 
@@ -149,4 +149,4 @@ async def forget(connection: AsyncConnection, client: Client, moment: datetime) 
     """
     if not await registrations.forget(connection, client.id):
         return None
-    return await rows.revoke_grants_of_client(connection, client.id, moment, "client-deleted")
+    return await rows.end_access(connection, moment, "client-deleted", client_id=client.id)

@@ -47,8 +47,7 @@ class Endings:
         async with self._database.write() as connection:
             secret = await renew_in(connection, visitor, moment)  # first: it waits for a consent that is under way
             found = await self._standing(connection, account)
-            await rows.revoke_grants(connection, moment, "person", account_id=account.id)
-            await consents.forget_all(connection, account_id=account.id)
+            await rows.end_access(connection, moment, "person", account_id=account.id)
             await people_factors.remove_factors(connection, account.id)
             await people_factors.end_pending_of(connection, account.id)
             detail = f"{found.apps} apps, {found.unasked} remembered, {found.passkeys} passkeys, {int(found.app)} authenticator"
