@@ -41,7 +41,7 @@ def of(server: smart.Smart) -> Trials:
 
 
 async def begun(server: smart.Smart, **more: str) -> Started:
-    return await of(server).start(TrialWanted(smart.EHR, "app", patient="a", user="ann", **more), Caller())
+    return await of(server).start(TrialWanted(smart.EHR, "app", patient="a", user="ann", **more), Caller(), "record")
 
 
 def another(server: smart.Smart) -> Trials:
