@@ -14,12 +14,8 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,6 +23,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import gateway.store
 from gateway.errors import ConfigError, Unavailable
 from gateway.store.base import Database, UtcDateTime, metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 SCRIPTS = Path(__file__).parent / "migrations"
 """Alembic's script folder, part of the package."""
@@ -77,8 +76,15 @@ def tables() -> MetaData:
     return metadata
 
 
+def revisions() -> list[str]:
+    """Of our migrations, oldest first. Each file is named after its own, so that a start need not load them all."""
+    return sorted(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py"))
+
+
 def config(connection: Connection) -> Config:
     """Alembic's configuration for commands on this connection, with the scripts that are part of the package."""
+    from alembic.config import Config  # noqa: PLC0415  # Alembic is dear, and needed where a schema is made or changed only
+
     made = Config()
     made.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
     made.set_main_option("path_separator", "os")
@@ -93,14 +99,19 @@ def render_item(type_: str, item: Any, context: Any) -> str | Literal[False]:
 
 
 def _state(connection: Connection) -> State:
-    scripts = ScriptDirectory.from_config(config(connection))
-    found = MigrationContext.configure(connection).get_current_heads()
-    if set(found) == set(scripts.get_heads()):
+    known, found = revisions(), _stands_at(connection)
+    if found == known[-1:]:
         return State.CURRENT
     if not found:
         return State.FOREIGN if set(inspect(connection).get_table_names()) & set(tables().tables) else State.EMPTY
-    known = {script.revision for script in scripts.walk_revisions()}
-    return State.BEHIND if set(found) <= known else State.AHEAD
+    return State.BEHIND if set(found) <= set(known) else State.AHEAD
+
+
+def _stands_at(connection: Connection) -> list[str]:
+    """What Alembic noted in the database."""
+    if not inspect(connection).has_table("alembic_version"):
+        return []
+    return list(connection.execute(text("SELECT version_num FROM alembic_version")).scalars())
 
 
 def _prepare(connection: Connection) -> None:
@@ -108,7 +119,7 @@ def _prepare(connection: Connection) -> None:
         case State.CURRENT:  # another process was first
             return
         case State.EMPTY:
-            command.upgrade(config(connection), "head")
+            _to_newest(connection)
         case State.BEHIND:
             raise ConfigError("The store was made by an older version of the gateway.", where="store", fix="gateway store upgrade")
         case State.AHEAD | State.FOREIGN as other:
@@ -118,9 +129,15 @@ def _prepare(connection: Connection) -> None:
 def _upgrade(connection: Connection) -> None:
     match _state(connection):
         case State.CURRENT | State.EMPTY | State.BEHIND:
-            command.upgrade(config(connection), "head")
+            _to_newest(connection)
         case State.AHEAD | State.FOREIGN as other:
             raise _unusable(other)
+
+
+def _to_newest(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415  # as above
+
+    command.upgrade(config(connection), "head")
 
 
 def _unusable(found: State) -> ConfigError:

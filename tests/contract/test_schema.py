@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 
 import gateway
@@ -47,6 +48,13 @@ async def test_the_migrations_make_what_the_code_says(database: Database):
 
     async with database.read() as connection:
         assert await connection.run_sync(compare) == []
+
+
+async def test_a_migration_is_named_after_its_revision(database: Database):
+    """The files' names say what Alembic finds in them, in its order: a start reads the names alone."""
+    async with database.read() as connection:
+        found = await connection.run_sync(lambda sync: [one.revision for one in ScriptDirectory.from_config(schema.config(sync)).walk_revisions()])
+    assert schema.revisions() == found[::-1]
 
 
 async def test_a_store_of_a_newer_gateway_is_refused(database: Database):

@@ -7,14 +7,12 @@ import ssl
 import structlog
 
 from gateway.adapters.ehr.address import address
-from gateway.adapters.ehr.aiohttp_transport import AiohttpTransport
 from gateway.adapters.ehr.auth import Auth, Basic, Bearer, NoAuth, tls_context
 from gateway.adapters.ehr.auto import AutoEhr
 from gateway.adapters.ehr.base import Transport
 from gateway.adapters.ehr.breaker import Breaker
 from gateway.adapters.ehr.generic import GenericEhr, Link
 from gateway.adapters.ehr.hapi import HapiEhr
-from gateway.adapters.ehr.httpx_transport import HttpxTransport
 from gateway.adapters.ehr.offers import Statement, Told, offers
 from gateway.adapters.ehr.profile import load, of_software
 from gateway.errors import ConfigError
@@ -59,8 +57,12 @@ def _ehr(link: Link, platform: str, told: Told, said: Statement | None = None) -
 def _transport(transport: str | Transport, tls: ssl.SSLContext | None) -> Transport:
     match transport:
         case "aiohttp":
+            from gateway.adapters.ehr.aiohttp_transport import AiohttpTransport  # noqa: PLC0415  # of two libraries one is used, by who serves
+
             return AiohttpTransport(tls)
         case "httpx":
+            from gateway.adapters.ehr.httpx_transport import HttpxTransport  # noqa: PLC0415  # as above
+
             return HttpxTransport(tls)
         case str():
             raise ConfigError(f"There is no transport {transport!r}.", where="transport", fix="aiohttp or httpx")

@@ -9,6 +9,7 @@ import asyncio
 import re
 import secrets
 import unicodedata
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class Passwords:
     def __init__(self, *, time_cost: int = 3, memory: int = 65536, threads: int = 1) -> None:
         self._hasher = PasswordHasher(time_cost=time_cost, memory_cost=memory, parallelism=1, type=Type.ID)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="argon2")
-        self._nobody = self._hasher.hash(secrets.token_urlsafe())
+        self._nobody = _of_nobody(self._hasher)
         self._waiting = 0
 
     async def hash(self, password: str) -> str:
@@ -77,6 +78,12 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
         return encoded is not None and len(password) <= _LONGEST_PASSWORD
+
+
+def _of_nobody(hasher: PasswordHasher) -> str:
+    """A hash that no password has: random salt and digest, written as argon2 1.3 (v=19). To check against it is as much work as ever."""
+    salt, digest = (b64encode(secrets.token_bytes(length)).rstrip(b"=").decode() for length in (hasher.salt_len, hasher.hash_len))
+    return f"$argon2id$v=19$m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}${salt}${digest}"
 
 
 def _spelled(password: str) -> bytes:

@@ -1,25 +1,17 @@
 """Passkeys (WebAuthn level 3): discoverable credentials with user verification, so that one of them is a whole sign-in.
 
-py_webauthn checks the answers: challenge, origin, RP id, signature, flags. What is here: the challenge belongs to one browser and counts once, a
-counter that does not grow refuses, and the answer's user handle is the account's.
+py_webauthn (`ceremonies`) checks the answers: challenge, origin, RP id, signature, flags. What is here: the challenge belongs to one browser and
+counts once, a counter that does not grow refuses, and the answer's user handle is the account's.
 """
 
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 from urllib.parse import urlsplit
-
-import webauthn
-from webauthn.helpers import base64url_to_bytes, bytes_to_base64url
-from webauthn.helpers.structs import (
-    AuthenticatorSelectionCriteria,
-    PublicKeyCredentialDescriptor,
-    ResidentKeyRequirement,
-    UserVerificationRequirement,
-)
 
 from gateway.config.settings import is_loopback
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
@@ -34,7 +26,6 @@ from gateway.store.people_factors import Passkey, Pending
 _LIFE = timedelta(minutes=5)
 _MOST = 10  # passkeys of one person
 _LONGEST = 32_768  # characters of an answer
-_REQUIRED = UserVerificationRequirement.REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +73,16 @@ class Passkeys:
         account = visitor.account
         async with self._database.read() as connection:
             have = await people_factors.passkeys(connection, account.id)
-        options = webauthn.generate_registration_options(
+        asked = _ceremonies().make(
             rp_id=self._site.rp_id,
             rp_name=self._service,
             user_name=account.username,
             user_id=account.id.encode(),
-            user_display_name=account.display_name,
-            authenticator_selection=AuthenticatorSelectionCriteria(resident_key=ResidentKeyRequirement.REQUIRED, user_verification=_REQUIRED),
-            exclude_credentials=[PublicKeyCredentialDescriptor(id=one.credential_id) for one in have],
+            display_name=account.display_name,
+            have=[one.credential_id for one in have],
         )
-        await self._wait(_adding(visitor), options.challenge, account.id)
-        return webauthn.options_to_json(options)
+        await self._wait(_adding(visitor), asked.challenge, account.id)
+        return asked.options
 
     async def add(self, visitor: Visitor, answer: str, name: str, caller: Caller) -> str:
         """Keep the passkey that the browser made. The session's new secret, or "" when the answer is not right."""
@@ -106,7 +96,7 @@ class Passkeys:
                 hash=_hash(made.credential_id),
                 account_id=account.id,
                 credential_id=made.credential_id,
-                public_key=made.credential_public_key,
+                public_key=made.public_key,
                 sign_count=made.sign_count,
                 name=_name(name),
                 created_at=moment,
@@ -118,9 +108,9 @@ class Passkeys:
 
     async def signing_in(self, browser: str) -> str:
         """What the browser needs to use a passkey, as JSON. No credential is named: the person's device knows hers, we say nothing of who exists."""
-        options = webauthn.generate_authentication_options(rp_id=self._site.rp_id, user_verification=_REQUIRED)
-        await self._wait(_signing_in(browser), options.challenge)
-        return webauthn.options_to_json(options)
+        asked = _ceremonies().use(rp_id=self._site.rp_id)
+        await self._wait(_signing_in(browser), asked.challenge)
+        return asked.options
 
     async def sign_in(self, browser: str, answer: str, caller: Caller) -> Passed | WrongCode | Over | FactorLocked:
         """Judge the answer. The challenge counts once, whatever becomes of it."""
@@ -158,7 +148,7 @@ class Passkeys:
     async def _wait(self, hash_: str, challenge: bytes, account_id: str = "") -> None:
         moment = self._clock()
         async with self._database.write() as connection:
-            row = Pending(hash_, moment, moment + _LIFE, account_id, bytes_to_base64url(challenge))
+            row = Pending(hash_, moment, moment + _LIFE, account_id, _base64url(challenge))
             await people_factors.put_pending(connection, row)
 
     async def _challenge(self, connection: Any, hash_: str) -> bytes | None:
@@ -166,30 +156,23 @@ class Passkeys:
         waiting = await people_factors.pending(connection, hash_, self._clock())
         if waiting is None or not await people_factors.take_pending(connection, waiting):
             return None
-        return base64url_to_bytes(waiting.secret)
+        return _bytes(waiting.secret)
 
     def _made(self, answer: Any, challenge: bytes) -> Any:
-        return webauthn.verify_registration_response(
-            credential=answer,
-            expected_challenge=challenge,
-            expected_rp_id=self._site.rp_id,
-            expected_origin=self._site.origin,
-            require_user_verification=True,
-        )
+        return _ceremonies().made(answer, challenge=challenge, rp_id=self._site.rp_id, origin=self._site.origin)
 
     def _used(self, answer: Any, challenge: bytes, key: Passkey) -> int:
-        if answer["response"].get("userHandle") != bytes_to_base64url(key.account_id.encode()):
+        if answer["response"].get("userHandle") != _base64url(key.account_id.encode()):
             raise ValueError("another person's handle")
-        verified = webauthn.verify_authentication_response(
-            credential=answer,
-            expected_challenge=challenge,
-            expected_rp_id=self._site.rp_id,
-            expected_origin=self._site.origin,
-            credential_public_key=key.public_key,
-            credential_current_sign_count=0,  # judged by the store, where two answers at once meet
-            require_user_verification=True,
-        )
-        return verified.new_sign_count
+        site = self._site
+        return _ceremonies().used(answer, challenge=challenge, rp_id=site.rp_id, origin=site.origin, public_key=key.public_key)
+
+
+def _ceremonies():  # noqa: ANN202  # the module itself: its type is inferred
+    """Loaded when the first passkey is asked for: its libraries are dear, and not everybody has passkeys."""
+    from gateway.smart.server.people import ceremonies  # noqa: PLC0415  # as said
+
+    return ceremonies
 
 
 def _judged(judge: Any, answer: str, *more: Any) -> Any:
@@ -211,13 +194,21 @@ def _parsed(answer: str) -> dict[str, Any]:
 
 def _credential_hash(answer: str) -> str:
     try:
-        return _hash(base64url_to_bytes(_parsed(answer)["id"]))
+        return _hash(_bytes(_parsed(answer)["id"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return ""
 
 
 def _hash(credential_id: bytes) -> str:
-    return digest(bytes_to_base64url(credential_id))
+    return digest(_base64url(credential_id))
+
+
+def _base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    return urlsafe_b64decode(f"{text}===")  # more padding than needed is ignored
 
 
 def _name(text: str) -> str:
