@@ -66,7 +66,7 @@ async def world(tmp_path):
     double = Double()
     double.seed(PATIENT)
     with served(double) as url:
-        async with whole(url, tmp_path, deliver=False) as gateway:
+        async with whole(url, tmp_path, deliver=False, coherence=0.1) as gateway:
             worker = gateway.gateway.worker
             worker._policy = replace(worker._policy, backoff=30.0, attempts=4)
             yield World(gateway, double, await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
@@ -155,7 +155,7 @@ async def test_what_was_deleted_before_the_look_is_not_made_again(tmp_path, requ
         double.fail(Fault(path="_history", status=404, body=outcome, times=0))
     with served(double) as double_url:
         url = request.getfixturevalue("hapi_url") if kind == "hapi" else double_url
-        async with whole(url, tmp_path, deliver=False) as gateway, httpx.AsyncClient(base_url=url, trust_env=False) as other:
+        async with whole(url, tmp_path, deliver=False, coherence=0.1) as gateway, httpx.AsyncClient(base_url=url, trust_env=False) as other:
             world = World(gateway, double, await gateway.token(SCOPE, push={"mode": "deliver", "ehr": "hapi"}))
             ehr = gateway.gateway.ehrs["hapi"]
             send = ehr.send

@@ -36,7 +36,7 @@ async def over(double: Double, folder: Path, **environ: str) -> AsyncGenerator[W
     """A gateway whose worker runs only when it is asked to."""
     double.seed(PATIENT)
     with served(double) as url:
-        async with whole(url, folder, deliver=False, environ=environ) as gateway:
+        async with whole(url, folder, deliver=False, coherence=0.1, environ=environ) as gateway:
             worker = gateway.gateway.worker
             worker._policy = replace(worker._policy, backoff=30.0)
             yield World(gateway, double, await gateway.token(SCOPE, push=DELIVER))
