@@ -58,6 +58,7 @@ from gateway.smart.policy import AccessRules
 from gateway.smart.server.authorization.authorizer import Authorizations
 from gateway.smart.server.authorization.grants import Grants
 from gateway.smart.server.authorization.pushed import PushedRequests
+from gateway.smart.server.clients.authentication import ClientAuthentication
 from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.people.accounts import Accounts, Passwords, normalised
@@ -183,8 +184,9 @@ def gateway(settings: Settings) -> Gateway:
     authenticator = Authenticator(database, record_in=audit.record_in, watch=watch)
     keys = local.signing_keys(found)
     client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
-    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, client_keys=client_keys, record_in=audit.record_in, watch=watch)
-    inspector = Inspector(database, driver, public_url=settings.public_url, record_in=audit.record_in, watch=watch)
+    authentication = ClientAuthentication(database, client_keys, public_url=settings.public_url)
+    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, authentication=authentication, record_in=audit.record_in, watch=watch)
+    inspector = Inspector(database, authentication, public_url=settings.public_url, record_in=audit.record_in, watch=watch)
     authorizations = Authorizations(
         database,
         public_url=settings.public_url,
@@ -194,7 +196,7 @@ def gateway(settings: Settings) -> Gateway:
         record_in=audit.record_in,
         watch=watch,
     )
-    pushed = PushedRequests(database, driver, authorizations, record_in=audit.record_in, watch=watch)
+    pushed = PushedRequests(database, authentication, authorizations, record_in=audit.record_in, watch=watch)
 
     # People and their pages
     passwords = Passwords()

@@ -21,7 +21,7 @@ from gateway.smart.client.assertion import KeyUnusable, SigningKey, form, read_k
 from gateway.smart.server.clients.admin import version_of
 from gateway.smart.server.values import Endpoints
 from gateway.store import oauth as rows
-from gateway.store.oauth_rows import Client
+from gateway.store.oauth_rows import AuthMethod, Client
 
 _REGISTER = """\b
 Example:
@@ -116,7 +116,7 @@ def show(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tup
 
 
 def _kind(one: Client) -> str:
-    return "system" if not one.redirect_uris else "app, public" if one.auth_method == "none" else "app"
+    return "system" if not one.redirect_uris else "app, public" if one.auth_method == AuthMethod.NONE else "app"
 
 
 def _state(one: Client) -> str:

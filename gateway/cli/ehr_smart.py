@@ -20,6 +20,7 @@ from gateway.smart.client.assertion import public_keys as published
 from gateway.smart.client.discovery import Configuration
 from gateway.smart.client.fit import misfits, misfits_of_app, narrower
 from gateway.smart.client.values import Failure, Granted
+from gateway.store.oauth_rows import AuthMethod
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
 async def _app_fits(settings: Settings, ehr: EhrSettings) -> SignIn:
     endpoints = credentials.user_endpoints(settings, ehr)
     asked, described = await endpoints.ask(), await endpoints.discovery.configuration()
-    method = "private_key_jwt" if ehr.key_file else "client_secret_basic" if ehr.app_secret() else "none"
+    method = AuthMethod.KEY if ehr.key_file else AuthMethod.BASIC if ehr.app_secret() else AuthMethod.NONE
     speaks = misfits_of_app(described, method=method, scope=ehr.scope) if isinstance(described, Configuration) else ()
     if isinstance(asked, Failure):
         words, fix = _trouble(asked, ehr, ehr.kid)

@@ -34,7 +34,7 @@ from gateway.sandbox.people import Account
 from gateway.smart.server.authorization.launches import Created
 from gateway.smart.server.authorization.launches import Wanted as WantedLaunch
 from gateway.store import schema
-from gateway.store.oauth_rows import ListedPatient
+from gateway.store.oauth_rows import AuthMethod, ListedPatient
 
 DELIVERS = "demo-lab"
 """A laboratory: what it pushes is delivered into the EHR."""
@@ -301,7 +301,7 @@ def _sender(wanted: Wanted, client_id: str, name: str, push: Mapping[str, str]) 
         "client_id": client_id,
         "client_name": name,
         "grant_types": ["client_credentials"],
-        "token_endpoint_auth_method": "private_key_jwt",
+        "token_endpoint_auth_method": AuthMethod.KEY,
         "jwks": {"keys": [key.as_dict(private=False)]},
         "scope": "system/*.cruds",
         "push": dict(push),

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 
@@ -25,13 +26,22 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
+class AuthMethod(StrEnum):
+    """How a client proves who it is: `token_endpoint_auth_method` (RFC 7591 section 2, OpenID Connect Core 9)."""
+
+    NONE = "none"
+    BASIC = "client_secret_basic"
+    POST = "client_secret_post"
+    KEY = "private_key_jwt"
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """A registered client (RFC 7591). `ehrs` names the EHRs it may use, or ("*",)."""
 
     id: str
     name: str
-    auth_method: str  # none | client_secret_basic | client_secret_post | private_key_jwt
+    auth_method: str  # one of AuthMethod
     grant_types: tuple[str, ...]
     redirect_uris: tuple[str, ...]
     scope: str  # what it may ask for; "" for an app: whatever a person may grant

@@ -33,6 +33,7 @@ from gateway.smart.server.authorization.grants import Grants
 from gateway.smart.server.authorization.launches import Launches
 from gateway.smart.server.authorization.pushed import PushedRequests
 from gateway.smart.server.clients.admin import Clients
+from gateway.smart.server.clients.authentication import ClientAuthentication
 from gateway.smart.server.clients.invites import Invites
 from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys
 from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
@@ -164,11 +165,12 @@ class Smart:
         self.trials = self._trials(common) if self.developers is not None else None
         watch = {"watch": self.trials or OFF}
         self.keys = SigningKeys(self.database, SEALER, **common)
-        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, client_keys=ClientKeys(self.keysets), **common, **watch)
-        self.inspector = Inspector(self.database, self.tokens, public_url=self.public_url, **common, **watch)
+        clients = ClientAuthentication(self.database, ClientKeys(self.keysets), public_url=self.public_url, clock=self.clock)
+        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, authentication=clients, **common, **watch)
+        self.inspector = Inspector(self.database, clients, public_url=self.public_url, **common, **watch)
         common_here = common | watch | {"public_url": self.public_url, "must_push": self.must_push}
         self.authorizations = Authorizations(self.database, types=TYPES, keys=self.keys, lifetimes=lifetimes, **common_here)
-        self.pushed = PushedRequests(self.database, self.tokens, self.authorizations, **common, **watch)
+        self.pushed = PushedRequests(self.database, clients, self.authorizations, **common, **watch)
         self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
         limited = common | {"attempts": self.attempts}
         self.factors = Factors(self.database, SEALER, **limited)

@@ -19,7 +19,8 @@ from authlib.oauth2.rfc6749.errors import InsecureTransportError
 import gateway
 from gateway.smart.server import core, pkce
 from gateway.smart.server.authorization import authorize
-from gateway.smart.server.token import assertion, token_grants
+from gateway.smart.server.clients import assertion, authentication
+from gateway.smart.server.token import token_grants
 
 
 def test_e1_assertions_by_default_know_nothing_of_smart():
@@ -34,7 +35,7 @@ def test_e4_methods_by_default_leave_some_clients_out():
     """AUTHLIB-E4: neither public clients nor keys at the code grant."""
     assert grants_module.AuthorizationCodeGrant.TOKEN_ENDPOINT_AUTH_METHODS == ["client_secret_basic", "client_secret_post"]
     for ours in (token_grants.CodeGrant, token_grants.RefreshGrant):
-        assert list(core.AUTH_METHODS) == ours.TOKEN_ENDPOINT_AUTH_METHODS
+        assert list(authentication.AUTH_METHODS) == ours.TOKEN_ENDPOINT_AUTH_METHODS
 
 
 def test_e5_pkce_by_default_takes_plain():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gateway.smart.client.discovery import Configuration
 from gateway.smart.scopes import Scope, clinical, parse_scope, split
+from gateway.store.oauth_rows import AuthMethod
 
 
 def misfits(found: Configuration, *, algorithm: str, token_endpoint: str = "") -> tuple[str, ...]:
@@ -18,7 +19,7 @@ def misfits(found: Configuration, *, algorithm: str, token_endpoint: str = "") -
         lacks.append("it names no token_endpoint")
     elif token_endpoint and found.text("token_endpoint") != token_endpoint:
         lacks.append("its token_endpoint is not the one that is set")
-    if methods and "private_key_jwt" not in methods:
+    if methods and AuthMethod.KEY not in methods:
         lacks.append("it does not list private_key_jwt")
     if algorithms and algorithm not in algorithms:
         lacks.append(f"it does not list {algorithm}, the algorithm of the key")
@@ -27,11 +28,11 @@ def misfits(found: Configuration, *, algorithm: str, token_endpoint: str = "") -
     return tuple(lacks)
 
 
-def misfits_of_app(found: Configuration, *, method: str, scope: str) -> tuple[str, ...]:
-    """The same for an app that a person authorizes, which authenticates by `method` (none, client_secret_basic, private_key_jwt)."""
+def misfits_of_app(found: Configuration, *, method: AuthMethod, scope: str) -> tuple[str, ...]:
+    """The same for an app that a person authorizes, which authenticates by `method`."""
     lacks = [f"it names no {name}" for name in ("authorization_endpoint", "token_endpoint", "jwks_uri", "issuer") if not found.text(name)]
     methods, able = found.listed("token_endpoint_auth_methods_supported"), found.listed("capabilities")
-    if methods and method != "none" and method not in methods:
+    if methods and method != AuthMethod.NONE and method not in methods:
         lacks.append(f"it does not list {method}")
     if "S256" not in found.listed("code_challenge_methods_supported"):
         lacks.append("it does not list S256, without which a code can be stolen on the way")

@@ -2,7 +2,7 @@
 
 - `authorization`: a person's way from an app's request to a code (request -> sign-in -> patient -> consent), what she allowed, and EHR launches.
 - `token`: from a code, a refresh token or a key to an access token, and back from a token to whom it speaks for.
-- `clients`: the apps and systems that are registered, and their keys.
+- `clients`: the apps and systems that are registered, their keys, and how they prove who they are.
 - `people`: the accounts that sign in, and how they show who they are.
 
 Beside them lies what several need: the values that they hand on, Authlib's core made pure (`core`), how parameters are read (`requests`), what an EHR

@@ -1,24 +1,19 @@
 """Authlib's authorization-server core, made framework-free: requests from parsed pairs, answers as values, clients from a snapshot.
 
-Overrides: AUTHLIB-E4 (client authentication methods), E12 and ATK-O1 (exact redirect match), E13 (a description with forbidden characters is
+Overrides: AUTHLIB-E12 and ATK-O1 (exact redirect match), E13 (a description with forbidden characters is
 an answer and no crash), E15 (the address seen behind a proxy plays no part).
 """
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from gateway.smart.scopes import is_subset
 from gateway.smart.server.authlib_core import AuthorizationServer, ClientMixin, OAuth2Payload, OAuth2Request
 from gateway.smart.server.values import Decided, Pairs
-from gateway.store.oauth_rows import Client, digest
-
-SECRET_METHODS = ("client_secret_basic", "client_secret_post")
-AUTH_METHODS = ("private_key_jwt", *SECRET_METHODS, "none")
+from gateway.store.oauth_rows import Client
 
 
 class Payload(OAuth2Payload):
@@ -60,10 +55,10 @@ class Request(OAuth2Request):
 
 
 class OAuthClient(ClientMixin):
-    """What the core asks about a client. Without `at`, no secret but its newest counts."""
+    """What the core asks about a client, but for how it proves itself (`clients.authentication`)."""
 
-    def __init__(self, row: Client, at: datetime | None = None) -> None:
-        self.row, self._at = row, at
+    def __init__(self, row: Client) -> None:
+        self.row = row
 
     def get_client_id(self) -> str:
         """Its id."""
@@ -82,18 +77,6 @@ class OAuthClient(ClientMixin):
         """Exact string comparison (RFC 9700 section 2.1)."""
         return redirect_uri in self.row.redirect_uris
 
-    def check_client_secret(self, client_secret: str) -> bool:
-        """In constant time, and against a secret that was given at all."""
-        row, given = self.row, digest(client_secret)
-        kept = row.secret_hashes(self._at) if self._at else (row.secret_hash,)
-        return any(hmac.compare_digest(one, given) for one in kept if one)
-
-    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
-        """One registered method, where the two that send a secret count as one."""
-        del endpoint
-        registered = self.row.auth_method
-        return method == registered or (method in SECRET_METHODS and registered in SECRET_METHODS)
-
     def check_response_type(self, response_type: str) -> bool:
         """Only code, and only for clients that may use it."""
         return response_type == "code" and "authorization_code" in self.row.grant_types
@@ -106,14 +89,13 @@ class OAuthClient(ClientMixin):
 class Core(AuthorizationServer):
     """The core over one client. Both decisions (authorize, token) are a Core of their own for each request."""
 
-    def __init__(self, client: Client | None, ehr: str, at: datetime | None = None) -> None:
+    def __init__(self, client: Client | None, ehr: str) -> None:
         super().__init__()
-        self._at = at
         self._row = client if client and client.may_use(ehr) else None
 
     def query_client(self, client_id: str) -> OAuthClient | None:
         """The client of the snapshot, if that is the one asked for."""
-        return OAuthClient(self._row, self._at) if self._row and self._row.id == client_id else None
+        return OAuthClient(self._row) if self._row and self._row.id == client_id else None
 
     def create_oauth2_request(self, request: Request) -> Request:
         """It is one already."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.smart.server.authorization.prompts import PROMPTS
-from gateway.smart.server.token.assertion import ALGORITHMS
+from gateway.smart.server.clients.assertion import ALGORITHMS
 from gateway.smart.server.values import Endpoints
+from gateway.store.oauth_rows import AuthMethod
 
 CAPABILITIES = (
     "launch-ehr",
@@ -33,7 +34,7 @@ CAPABILITIES = (
     "permission-v1",
     "permission-v2",
 )
-_AUTH_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
+_AUTH_METHODS = [AuthMethod.BASIC, AuthMethod.POST, AuthMethod.KEY, AuthMethod.NONE]
 _CONTEXT = ["openid", "fhirUser", "profile", "launch", "launch/patient", "offline_access", "online_access"]
 STYLE: dict[str, Any] = {
     # SMART 2.2 "Styling": the colours and sizes of the gateway's own pages.

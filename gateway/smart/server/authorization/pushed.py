@@ -10,24 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
 from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
-from gateway.smart.server.requests import given, presented, repeated
-from gateway.smart.server.token.decide import authenticate
-from gateway.smart.server.token.driver import TokenDriver
+from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAuthentication, presented, use_up
+from gateway.smart.server.requests import given, repeated
 from gateway.smart.server.trial import OFF, Watch
-from gateway.smart.server.values import (
-    CLIENT_REFUSED,
-    Caller,
-    Clock,
-    Decided,
-    Effect,
-    Event,
-    Lifetimes,
-    Pairs,
-    RecordIn,
-    RememberJti,
-    TokenRequest,
-    refused,
-)
+from gateway.smart.server.values import Caller, Clock, Decided, Event, Lifetimes, Pairs, RecordIn, TokenRequest, refused
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
 from gateway.store.oauth_rows import Client, PushedRequest, digest, new_secret
@@ -42,7 +28,7 @@ class PushedRequests:
     def __init__(
         self,
         database: Database,
-        driver: TokenDriver,
+        authentication: ClientAuthentication,
         authorizations: Authorizations,
         *,
         record_in: RecordIn,
@@ -50,19 +36,18 @@ class PushedRequests:
         watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
-        self._database, self._driver, self._authorizations, self._watch = database, driver, authorizations, watch
+        self._database, self._authentication, self._authorizations, self._watch = database, authentication, authorizations, watch
         self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
 
     async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """A request_uri, or why there is none. A public client is its client_id, as at the token endpoint."""
-        asked = presented(request)
-        client, effects = authenticate(asked, request.pairs, await self._driver.snapshot(ehr, asked), public=True)
-        event = Event(ehr, caller, self._clock(), client, client_id=asked.client_id[:255])
+        proven = await self._authentication.proven(ehr, request, public=True)
+        event = Event(ehr, caller, self._clock(), proven.client, client_id=presented(request).client_id[:255])
         async with self._database.write() as connection:
             if repeated(request.pairs):  # RFC 6749 section 3.1: then it does not even say who asks
                 decided = _refused(Page("parameter-repeated"))
-            elif await _use(connection, effects) and client:
-                decided = await self._pushed(connection, event, _request(request.pairs, client))
+            elif await use_up(connection, proven.used) and proven.client:
+                decided = await self._pushed(connection, event, _request(request.pairs, proven.client))
             else:
                 decided = CLIENT_REFUSED
             record = event.record("par", decided.status, reason=decided.error)
@@ -87,17 +72,10 @@ class PushedRequests:
         return Decided(201, {"request_uri": PUSHED + handle, "expires_in": life})
 
 
-async def _use(connection: AsyncConnection, effects: tuple[Effect, ...]) -> bool:
-    """Use the assertion. False: it was used before."""
-    used = [effect for effect in effects if isinstance(effect, RememberJti)]
-    return all([await rows.remember_jti(connection, one.hash, one.expires_at) for one in used])
-
-
-def _request(pairs: Pairs, client: Client | None) -> Pairs:
+def _request(pairs: Pairs, client: Client) -> Pairs:
     """The authorization request without what proved the client; its name may stand in the credentials alone."""
     kept = tuple((name, value) for name, value in pairs if name not in _CREDENTIALS)
-    named = client is None or "client_id" in given(kept)
-    return kept if named or client is None else (*kept, ("client_id", client.id))
+    return kept if "client_id" in given(kept) else (*kept, ("client_id", client.id))
 
 
 def _refused(judged: Back | Page) -> Decided:

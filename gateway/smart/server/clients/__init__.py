@@ -1,1 +1,1 @@
-"""Registered clients: by the operator, or by themselves where that is allowed; and their keys."""
+"""Registered clients: by the operator, or by themselves where that is allowed; their keys, and how they prove who they are (`authentication`)."""

@@ -11,12 +11,13 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from gateway.errors import OAuthError
 from gateway.smart.scopes import is_subset
 from gateway.smart.server.attempts import Limit, count, limits_of_registration
 from gateway.smart.server.clients.admin import forget
+from gateway.smart.server.clients.authentication import bearer, manages
 from gateway.smart.server.clients.registration import Registration, Rules, judge
 from gateway.smart.server.values import Caller, Clock, Decided, Endpoints, Event, RecordIn, refused
 from gateway.store import oauth as rows
@@ -30,7 +31,6 @@ _MOST_KEYS = 10
 _MADE_HERE = ("client_id", "client_secret")
 _ANSWERED = ("registration_access_token", "registration_client_uri", "client_secret_expires_at", "client_id_issued_at")
 """What a client must not send back when it changes its registration (RFC 7592 section 2.2)."""
-_BEARER = "Bearer"
 _INVITE_MISSING = "An invite of the operator's is needed: 'Authorization: Bearer ...'."
 _NOT_INVITED = "That invite is not known here, or it is used up."
 
@@ -147,7 +147,7 @@ class OwnRegistrations:
             words = f"Too many registrations from this address. Try again in {wait} seconds."
             return Decided(429, {"error": "temporarily_unavailable", "error_description": words}, headers=(("Retry-After", str(wait)),))
         try:
-            return await self._registered(Endpoints(self._public_url, ehr), metadata, bearer(authorization), caller)
+            return await self._registered(Endpoints(self._public_url, ehr), metadata, bearer(authorization) or "", caller)
         except _RefusedError as error:
             return error.decided
         except OAuthError as error:
@@ -177,10 +177,10 @@ class OwnRegistrations:
 
     async def read(self, ehr: str, client_id: str, authorization: Sequence[str], caller: Caller) -> Decided:
         """RFC 7592 section 2.1. The secret is not kept, so it is not in the answer; the token is the one that was sent."""
-        token = bearer(authorization)
+        token = bearer(authorization) or ""
         async with self._database.read() as connection:
             client = await rows.client(connection, client_id)
-        if not _manages(client, ehr, token):
+        if not manages(client, ehr, token):
             return _noted(_UNKNOWN, self._asking(ehr, client_id, caller), "client-read")
         asking = Event(ehr, caller, self._clock(), client)
         if client.disabled_at is not None:
@@ -191,7 +191,7 @@ class OwnRegistrations:
     async def update(self, ehr: str, client_id: str, metadata: Any, authorization: Sequence[str], caller: Caller) -> Decided:
         """RFC 7592 section 2.2: what is sent replaces what was registered, and the token is replaced too."""
         try:
-            return await self._updated(Endpoints(self._public_url, ehr), client_id, metadata, bearer(authorization), caller)
+            return await self._updated(Endpoints(self._public_url, ehr), client_id, metadata, bearer(authorization) or "", caller)
         except _RefusedError as error:
             decided = error.decided
         except OAuthError as error:
@@ -204,7 +204,7 @@ class OwnRegistrations:
             # The row is held from here on: nobody disables it, and no other update is judged, before this one ends.
             held = token != "" and await registrations.rotate_registration(connection, client_id, digest(token), digest(manage))
             known = await rows.client(connection, client_id) if held else None
-            if known is None or not _manages(known, endpoints.ehr, manage):
+            if known is None or not manages(known, endpoints.ehr, manage):
                 raise _RefusedError(_UNKNOWN)
             if known.disabled_at is not None:
                 raise _RefusedError(_DISABLED)
@@ -223,10 +223,10 @@ class OwnRegistrations:
 
     async def delete(self, ehr: str, client_id: str, authorization: Sequence[str], caller: Caller) -> Decided:
         """RFC 7592 section 2.3: it is forgotten, and all its access ends."""
-        token, moment = bearer(authorization), self._clock()
+        token, moment = bearer(authorization) or "", self._clock()
         async with self._database.write() as connection:
             client = await rows.client(connection, client_id)
-            ended = await forget(connection, client, moment) if _manages(client, ehr, token) else None
+            ended = await forget(connection, client, moment) if manages(client, ehr, token) else None
             if client is None or ended is None:
                 return _noted(_UNKNOWN, self._asking(ehr, client_id, caller), "client-delete")
             event = Event(ehr, caller, moment, client)
@@ -259,27 +259,14 @@ def answer(said: Mapping[str, Any], client: Client, endpoints: Endpoints, token:
     return members | ({"approval": "pending"} if client.pending_since else {})
 
 
-def bearer(authorization: Sequence[str]) -> str:
-    """The token of the one Authorization header, or ""."""
-    scheme, _, token = (authorization[0] if len(authorization) == 1 else "").partition(" ")
-    return token.strip() if scheme.lower() == _BEARER.lower() else ""
-
-
 def unauthorized(description: str) -> Decided:
     """RFC 6750 section 3."""
     body = {"error": "invalid_token", "error_description": description}
-    return Decided(401, body, headers=(("WWW-Authenticate", f'{_BEARER} realm="register", error="invalid_token"'),))
+    return Decided(401, body, headers=(("WWW-Authenticate", 'Bearer realm="register", error="invalid_token"'),))
 
 
 _UNKNOWN = unauthorized("That registration access token is not one of this client.")
 _DISABLED = Decided(403, {"error": "access_denied", "error_description": "The operator took this client out of use."})
-
-
-def _manages(client: Client | None, ehr: str, token: str) -> TypeGuard[Client]:
-    """Whether this is the token of a client that registered itself at this EHR. An unknown client and a wrong token are one answer."""
-    if client is None or client.registration_hash == "" or not client.is_of(ehr):
-        return False
-    return hmac.compare_digest(client.registration_hash, digest(token))
 
 
 def _noted(decided: Decided, asking: Event, action: str) -> Decided:

@@ -20,15 +20,14 @@ from joserfc.errors import JoseError
 from gateway.config.settings import is_loopback
 from gateway.errors import OAuthError
 from gateway.smart.scopes import CONTEXT_SCOPES, is_for_systems, parse_scope, split
+from gateway.smart.server.clients.authentication import SECRET_METHODS
 from gateway.smart.server.clients.jwks import is_public
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Client, digest, new_id, new_secret
+from gateway.store.oauth_rows import AuthMethod, Client, digest, new_id, new_secret
 
 _APP_GRANTS = ("authorization_code", "refresh_token")
-_METHODS = ("none", "client_secret_basic", "client_secret_post", "private_key_jwt")
-_SECRETS = ("client_secret_basic", "client_secret_post")
 _SHORTEST_MODULUS = 342  # characters of base64url: 2048 bits
 _LONGEST = 20_000  # characters; a scope of every type is the longest sane value
 _PAGES = ("client_uri", "logo_uri", "policy_uri", "tos_uri")  # of the client's; nothing is ever fetched from them
@@ -63,7 +62,7 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
     """
     method, grants = _method(metadata), _grants(metadata)
     backend = "client_credentials" in grants
-    if backend and method != "private_key_jwt":  # HL7@344
+    if backend and method != AuthMethod.KEY:  # HL7@344
         raise _refused("A backend client proves itself by its key: register jwks or jwks_uri.")
     uris = _redirect_uris(metadata, backend=backend)
     jwks, jwks_uri = _keys(metadata, method, rules)
@@ -71,10 +70,10 @@ def judge(metadata: Mapping[str, Any], rules: Rules, now: datetime, known: Clien
     scope, push = _scope(metadata, backend=backend), _push(metadata, rules, backend=backend)
     client_id = _client_id(metadata)
     secret = _text(metadata, "client_secret")
-    kept = known.secret_hash if known and known.auth_method in _SECRETS and not secret else ""
-    if method in _SECRETS and not secret and not kept:
+    kept = known.secret_hash if known and known.auth_method in SECRET_METHODS and not secret else ""
+    if method in SECRET_METHODS and not secret and not kept:
         secret = new_secret()
-    if secret and method not in _SECRETS:
+    if secret and method not in SECRET_METHODS:
         raise _refused("client_secret is for client_secret_basic or client_secret_post.")
     client = Client(
         id=client_id,
@@ -150,14 +149,14 @@ def _client_id(metadata: Mapping[str, Any]) -> str:
     return client_id
 
 
-def _method(metadata: Mapping[str, Any]) -> str:
+def _method(metadata: Mapping[str, Any]) -> AuthMethod:
     has_keys = "jwks" in metadata or "jwks_uri" in metadata
-    method = _text(metadata, "token_endpoint_auth_method") or ("private_key_jwt" if has_keys else "client_secret_basic")
-    if method not in _METHODS:
-        raise _refused(f"token_endpoint_auth_method is one of {', '.join(_METHODS)}.")
-    if has_keys and method != "private_key_jwt":
+    method = _text(metadata, "token_endpoint_auth_method") or (AuthMethod.KEY if has_keys else AuthMethod.BASIC)
+    if method not in set(AuthMethod):
+        raise _refused(f"token_endpoint_auth_method is one of {', '.join(AuthMethod)}.")
+    if has_keys and method != AuthMethod.KEY:
         raise _refused("jwks and jwks_uri are for private_key_jwt.")
-    return method
+    return AuthMethod(method)
 
 
 def _grants(metadata: Mapping[str, Any]) -> tuple[str, ...]:
@@ -239,9 +238,9 @@ def _origin(uri: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port not in (None, default) else "")
 
 
-def _keys(metadata: Mapping[str, Any], method: str, rules: Rules) -> tuple[Mapping[str, Any] | None, str]:
+def _keys(metadata: Mapping[str, Any], method: AuthMethod, rules: Rules) -> tuple[Mapping[str, Any] | None, str]:
     jwks, uri = metadata.get("jwks"), _text(metadata, "jwks_uri")
-    if method != "private_key_jwt":
+    if method != AuthMethod.KEY:
         return None, ""
     if (jwks is None) == (uri == ""):
         raise _refused("private_key_jwt needs jwks or jwks_uri, and not both.")

@@ -29,7 +29,7 @@ from gateway.smart.server.people.factors import FactorLocked, Over, Passed
 from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Account, Client, digest, new_id, new_secret
+from gateway.store.oauth_rows import Account, AuthMethod, Client, digest, new_id, new_secret
 from gateway.store.people_factors import Pending
 
 _LIFE = timedelta(minutes=10)
@@ -204,8 +204,8 @@ class Provider:
             raise Refused("token-endpoint")
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": self._redirect_uri, "code_verifier": verifier}
         headers: dict[str, str] = {}
-        methods = document.get("token_endpoint_auth_methods_supported", ["client_secret_basic"])
-        if "client_secret_basic" in methods:
+        methods = document.get("token_endpoint_auth_methods_supported", [AuthMethod.BASIC])
+        if AuthMethod.BASIC in methods:
             headers["Authorization"] = basic(config.client_id, config.secret)
         else:
             form |= {"client_id": config.client_id, "client_secret": config.secret}
@@ -223,7 +223,7 @@ class Provider:
         if not self._is_safe(url):
             raise Refused("jwks")
         row = Client(
-            self.config.name, self.config.title, "none", (), (), "", (), self._clock(), jwks_uri=url
+            self.config.name, self.config.title, AuthMethod.NONE, (), (), "", (), self._clock(), jwks_uri=url
         )  # a set of keys by URL, like a client's
         keys = await self._keys.of(row, id_token.key_id(token))
         if keys is None:

@@ -8,48 +8,23 @@ from typing import Any
 
 from gateway.errors import Unavailable
 from gateway.smart.scopes import split
-from gateway.smart.server.authlib_core import InvalidClientError
-from gateway.smart.server.core import AUTH_METHODS, Core, OAuthClient, Request
+from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientCore, Evidence, Presented
+from gateway.smart.server.core import OAuthClient, Request
 from gateway.smart.server.faults import PAUSE
 from gateway.smart.server.pkce import S256Always
-from gateway.smart.server.requests import Presented
-from gateway.smart.server.token.assertion import ClientAssertion
 from gateway.smart.server.token.token_grants import BackendGrant, CodeGrant, RefreshGrant
-from gateway.smart.server.values import (
-    CLIENT_REFUSED,
-    Decided,
-    Effect,
-    IssueTokens,
-    Pairs,
-    PresentAgain,
-    RememberJti,
-    RevokeFamily,
-    Snapshot,
-    failed,
-    refused,
-)
-from gateway.store.oauth_rows import AccessToken, Client, Grant, RefreshToken, digest, new_id, new_secret
+from gateway.smart.server.values import Decided, Effect, IssueTokens, Pairs, PresentAgain, RememberJti, RevokeFamily, Snapshot, failed, refused
+from gateway.store.oauth_rows import AccessToken, Grant, RefreshToken, digest, new_id, new_secret
 
 
-class TokenCore(Core):
+class TokenCore(ClientCore):
     """Authlib's core over one snapshot."""
 
     def __init__(self, snapshot: Snapshot, asked: Presented) -> None:
-        super().__init__(snapshot.client, snapshot.endpoints.ehr, snapshot.now)
+        evidence = Evidence(snapshot.now, snapshot.endpoints, snapshot.client, snapshot.client_keys, snapshot.jti_seen)
+        super().__init__(evidence, _named(asked, snapshot))
         self.snapshot = snapshot
-        self._asked = asked
         self._effects: list[Effect] = []
-        self.assertion = ClientAssertion(
-            now=snapshot.now,
-            # RFC 7523: the endpoint, or the issuer; RFC 9126 section 2: the other endpoint too.
-            audiences=(snapshot.endpoints.token, snapshot.endpoints.base, snapshot.endpoints.par),
-            keys=snapshot.client_keys,
-            jwks_uri=snapshot.client.jwks_uri if snapshot.client else "",
-            jti_seen=snapshot.jti_seen,
-        )
-        self.register_client_auth_method("private_key_jwt", self.assertion)
-        self.register_client_auth_method("client_secret_basic", self._by_basic)
-        self.register_client_auth_method("none", self._by_name)
         self.register_token_generator("default", self._new_token)
         self.register_grant(CodeGrant, [S256Always(required=True)])
         self.register_grant(RefreshGrant)
@@ -106,19 +81,11 @@ class TokenCore(Core):
             token["refresh_token"] = new_secret()
         return token
 
-    def _by_basic(self, query_client: Any, request: Request) -> OAuthClient | None:
-        del request
-        found, given = query_client(self._asked.client_id), self._asked.basic
-        return found if found and given and any(found.check_client_secret(secret) for secret in given.secrets) else None
 
-    def _by_name(self, query_client: Any, request: Request) -> OAuthClient | None:
-        """A public client, which may leave its name out when it refreshes: the token tells (seen in fhirclient-js 2.6)."""
-        form = request.form
-        if "client_secret" in form or "client_assertion" in form or self._asked.basic:
-            return None
-        row = self.snapshot.client
-        unnamed = not self._asked.client_id and row is not None and self.snapshot.refresh is not None
-        return query_client(row.id if unnamed and row else self._asked.client_id)
+def _named(asked: Presented, snapshot: Snapshot) -> Presented:
+    """A public client may leave its name out when it refreshes: the token tells (seen in fhirclient-js 2.6)."""
+    unnamed = not asked.client_id and snapshot.client is not None and snapshot.refresh is not None
+    return replace(asked, client_id=snapshot.client.id) if unnamed and snapshot.client else asked
 
 
 def decide(asked: Presented, pairs: Pairs, snapshot: Snapshot) -> Decided:
@@ -155,16 +122,3 @@ def _as_answered(answer: Decided, core: TokenCore) -> Decided:
     if answer.error:
         return replace(answer, effects=tuple(effect for effect in core.effects if isinstance(effect, RememberJti | RevokeFamily | PresentAgain)))
     return replace(answer, effects=core.effects)
-
-
-def authenticate(asked: Presented, pairs: Pairs, snapshot: Snapshot, *, public: bool) -> tuple[Client | None, tuple[Effect, ...]]:
-    """The client of a request to introspection or revocation, None when it did not prove itself, and the assertion it used up."""
-    if asked.problem:
-        return None, ()
-    core = TokenCore(snapshot, asked)
-    methods = [method for method in AUTH_METHODS if public or method != "none"]
-    try:
-        found = core.authenticate_client(Request("POST", pairs), methods)
-    except (InvalidClientError, ValueError):
-        return None, core.effects
-    return found.row, core.effects

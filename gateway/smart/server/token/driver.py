@@ -16,10 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import Unavailable
 from gateway.smart.server import faults
-from gateway.smart.server.clients.jwks import ClientKeys
-from gateway.smart.server.requests import Presented, presented
+from gateway.smart.server.clients.authentication import ClientAuthentication, Presented, presented, was_used
 from gateway.smart.server.token import noticed
-from gateway.smart.server.token.assertion import ALGORITHMS
 from gateway.smart.server.token.decide import decide
 from gateway.smart.server.trial import OFF, Trial, Watch, living
 from gateway.smart.server.values import (
@@ -44,7 +42,7 @@ from gateway.smart.server.values import (
 from gateway.store import oauth as rows
 from gateway.store import people
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import digest
+from gateway.store.oauth_rows import AuthMethod, digest
 
 _TRIES = 5  # each loss means that somebody else won, and what can be won once is won
 _ORDER: tuple[type[Effect], ...] = (RememberJti, ConsumeCode, RotateRefresh, PresentAgain, RevokeFamily, IssueTokens)
@@ -66,14 +64,14 @@ class TokenDriver:
         *,
         public_url: str,
         keys: KeySource,
-        client_keys: ClientKeys,
+        authentication: ClientAuthentication,
         record_in: RecordIn,
         lifetimes: Lifetimes | None = None,
         watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._watch = database, public_url, watch
-        self._keys, self._client_keys, self._record_in = keys, client_keys, record_in
+        self._keys, self._authentication, self._record_in = keys, authentication, record_in
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
@@ -99,8 +97,7 @@ class TokenDriver:
         found = Snapshot(self._clock(), Endpoints(self._public_url, ehr), self._lifetimes)
         async with self._database.read() as connection:
             found = await _read(connection, found, asked)
-        if found.client and asked.assertion and asked.assertion.header.get("alg") in ALGORITHMS and not asked.problem:
-            found = replace(found, client_keys=await self._client_keys.of(found.client, asked.assertion.key_id))
+        found = replace(found, client_keys=await self._authentication.keys(found.client, asked))
         if found.code:
             found = replace(found, signing_key=await self._keys.signing())
         if found.grant:
@@ -161,7 +158,7 @@ async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) 
     client = await rows.client(connection, asked.client_id) if asked.client_id else None
     if client is None and not asked.client_id and refresh and grant:
         family = await rows.client(connection, grant.client_id)
-        client = family if family and family.auth_method == "none" else None
+        client = family if family and family.auth_method == AuthMethod.NONE else None
     return replace(
         found,
         client=client,
@@ -172,7 +169,7 @@ async def _read(connection: AsyncConnection, found: Snapshot, asked: Presented) 
         grant=grant,
         account=await people.account(connection, grant.account_id) if grant and grant.account_id else None,
         listed=await people.listed(connection, grant.account_id) if grant and grant.account_id else (),
-        jti_seen=await rows.jti_seen(connection, asked.assertion.jti_hash) if asked.assertion else False,
+        jti_seen=await was_used(connection, asked),
     )
 
 

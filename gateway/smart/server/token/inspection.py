@@ -6,30 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 from gateway.smart.scopes import split
-from gateway.smart.server.requests import presented, repeated
+from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAuthentication, bearer, presented
+from gateway.smart.server.requests import repeated
 from gateway.smart.server.token import noticed
 from gateway.smart.server.token.bearer import refusal
 from gateway.smart.server.token.context import fhir_user_url, launch_context
-from gateway.smart.server.token.decide import authenticate
-from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.trial import OFF, Watch, living
-from gateway.smart.server.values import (
-    CLIENT_REFUSED,
-    Caller,
-    Clock,
-    Decided,
-    Effect,
-    Endpoints,
-    Event,
-    RecordIn,
-    RememberJti,
-    TokenRequest,
-    refused,
-)
+from gateway.smart.server.values import Caller, Clock, Decided, Endpoints, Event, RecordIn, TokenRequest, refused
 from gateway.store import oauth as rows
 from gateway.store import people
 from gateway.store.base import Database, now
-from gateway.store.oauth_rows import Bearer, Client, Grant, digest
+from gateway.store.oauth_rows import Bearer, Grant, digest
 
 _INACTIVE: dict[str, Any] = {"active": False}
 
@@ -38,9 +25,16 @@ class Inspector:
     """Who may ask about a token: any confidential client of the EHR, and any holder of a token that counts there (HL7@282, 283)."""
 
     def __init__(
-        self, database: Database, driver: TokenDriver, *, public_url: str, record_in: RecordIn, watch: Watch = OFF, clock: Clock = now
+        self,
+        database: Database,
+        authentication: ClientAuthentication,
+        *,
+        public_url: str,
+        record_in: RecordIn,
+        watch: Watch = OFF,
+        clock: Clock = now,
     ) -> None:
-        self._database, self._driver, self._public_url, self._watch = database, driver, public_url, watch
+        self._database, self._authentication, self._public_url, self._watch = database, authentication, public_url, watch
         self._record_in, self._clock = record_in, clock
 
     async def introspect(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
@@ -64,7 +58,7 @@ class Inspector:
         token = dict(request.pairs).get("token", "")
         if repeated(request.pairs) or not token:
             return refused("invalid_request")
-        client = await self._client(ehr, request, public=True)
+        client = await self._authentication.client(ehr, request, public=True)
         moment = self._clock()
         asking = Event(ehr, caller, moment, client, client_id=_named(request))
         if client is None:
@@ -99,25 +93,12 @@ class Inspector:
     async def _asking(self, ehr: str, request: TokenRequest, caller: Caller) -> tuple[Event, bool]:
         """Who asks, as far as that is known, and whether the answer may be given."""
         moment = self._clock()
-        header = request.authorization[0] if len(request.authorization) == 1 else ""
-        scheme, _, value = header.partition(" ")
-        if scheme.lower() != "bearer":
-            client = await self._client(ehr, request, public=False)
+        token = bearer(request.authorization)
+        if token is None:
+            client = await self._authentication.client(ehr, request, public=False)
             return Event(ehr, caller, moment, client, client_id=_named(request)), client is not None
-        own = await self._bearer(value.strip())
+        own = await self._bearer(token)
         return Event(ehr, caller, moment, own.client if own else None, own.account if own else None), not refusal(own, ehr, moment)
-
-    async def _client(self, ehr: str, request: TokenRequest, *, public: bool) -> Client | None:
-        asked = presented(request)
-        client, effects = authenticate(asked, request.pairs, await self._driver.snapshot(ehr, asked), public=public)
-        return client if await self._use_assertion(effects) else None
-
-    async def _use_assertion(self, effects: tuple[Effect, ...]) -> bool:
-        used = [effect for effect in effects if isinstance(effect, RememberJti)]
-        if not used:
-            return True
-        async with self._database.write() as connection:
-            return all([await rows.remember_jti(connection, one.hash, one.expires_at) for one in used])
 
 
 def _named(request: TokenRequest) -> str:

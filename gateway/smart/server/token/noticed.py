@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.smart.scopes import split
-from gateway.smart.server.requests import Presented
+from gateway.smart.server.clients.authentication import Presented
 from gateway.smart.server.trial import Noted, hidden, shown
 from gateway.smart.server.values import Decided, Snapshot, TokenRequest
 
@@ -24,7 +24,7 @@ def token(asked: Presented, request: TokenRequest, snapshot: Snapshot, decided: 
     facts: dict[str, Any] = {
         "parameters": [[name, value if name in _ASKED else hidden(value)] for name, value in request.pairs],
         "grant_type": asked.form.get("grant_type", ""),
-        "authenticated_by": authenticated_by(asked),
+        "authenticated_by": asked.method,
         "answer": _answer(decided, snapshot),
     }
     if snapshot.grant:
@@ -36,17 +36,8 @@ def token(asked: Presented, request: TokenRequest, snapshot: Snapshot, decided: 
 
 def inspected(kind: str, ehr: str, asked: Presented, request: TokenRequest, decided: Decided) -> Noted:
     """A request to introspection or revocation, and its answer."""
-    facts: dict[str, Any] = {"parameters": shown(request.pairs), "authenticated_by": authenticated_by(asked), "answer": dict(decided.body)}
+    facts: dict[str, Any] = {"parameters": shown(request.pairs), "authenticated_by": asked.method, "answer": dict(decided.body)}
     return Noted(kind, "POST", f"/auth/{ehr}/{kind}", decided.status, 0.0, facts)
-
-
-def authenticated_by(asked: Presented) -> str:
-    """By which way the client said who it is, whether that held or not."""
-    if asked.basic:
-        return "client_secret_basic"
-    if "client_assertion" in asked.form:
-        return "private_key_jwt"
-    return "client_secret_post" if "client_secret" in asked.form else "none"
 
 
 def _answer(decided: Decided, snapshot: Snapshot) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import Any
 
 from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidGrantError, InvalidScopeError, RefreshTokenGrant
-from gateway.smart.server.core import AUTH_METHODS, OAuthClient
+from gateway.smart.server.clients.authentication import AUTH_METHODS
+from gateway.smart.server.core import OAuthClient
 from gateway.smart.server.token.context import context_members, signed_identity
 from gateway.smart.server.values import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh, Snapshot, may_act_on
-from gateway.store.oauth_rows import Account, Code, Grant, RefreshToken
+from gateway.store.oauth_rows import Account, AuthMethod, Code, Grant, RefreshToken
 
 _ENDED = "This access was ended: by the app, by the person, or because she may not give it any more. She has to let the app in again."
 _SYSTEM = "scope has to name system/ scopes, and none beyond those that this client is registered for."
@@ -162,7 +163,7 @@ class RefreshGrant(RefreshTokenGrant):
 class BackendGrant(ClientCredentialsGrant):
     """client_credentials, by private_key_jwt only (SMART Backend Services: a shared secret is not enough)."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS = ["private_key_jwt"]  # noqa: RUF012  # Authlib's own shape
+    TOKEN_ENDPOINT_AUTH_METHODS = [AuthMethod.KEY]  # noqa: RUF012  # Authlib's own shape
 
     def validate_requested_scope(self) -> None:
         """system/ scopes within the registration, at least one; anything beyond refuses the whole (HL7@250)."""

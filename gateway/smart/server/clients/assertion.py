@@ -22,6 +22,7 @@ from joserfc.errors import JoseError
 
 from gateway.smart.server.authlib_core import InvalidClientError, JWTBearerClientAssertion
 from gateway.smart.server.values import RememberJti
+from gateway.store.oauth_rows import AuthMethod
 
 ALGORITHMS = ("RS384", "ES384")
 _KEY_TYPE = {"RS384": "RSA", "ES384": "EC"}
@@ -93,7 +94,7 @@ def _usable(key: dict[str, Any], algorithm: str) -> jwk.Key | None:
 class ClientAssertion(JWTBearerClientAssertion):
     """Authenticates one request. `remembered` receives the effect that uses the assertion up."""
 
-    CLIENT_AUTH_METHOD = "private_key_jwt"  # AUTHLIB-E4
+    CLIENT_AUTH_METHOD = AuthMethod.KEY  # AUTHLIB-E4
 
     def __init__(self, *, now: datetime, audiences: tuple[str, ...], keys: Mapping[str, Any] | None, jwks_uri: str, jti_seen: bool) -> None:
         super().__init__(leeway=0)
