@@ -66,7 +66,8 @@ class _SignIn:
             return await self._form_again(request, asked, judged, name)
         if not judged.second:
             return await self._begin(request, asked, Passed(judged.account, "password"))
-        await self._doors.factors.wait(judged.account, browser)
+        if not await self._doors.factors.wait(judged.account, browser):
+            return self._form(request, asked, status=403, problem="over")
         return see(f"/signin/second?{asked.query}")
 
     async def second_page(self, request: Request) -> Response:

@@ -91,6 +91,36 @@ async def test_tries_at_once_are_all_counted(server):
     assert len([one for one in server.records if one.reason == "factor-wrong"]) == 5
 
 
+async def test_an_old_password_goes_no_further(server):
+    """ATK-O19: judged before the password was replaced, it does not even lead to the second factor."""
+    _, codes = await enrolled(server)
+    judged = await server.accounts.sign_in("ann", smart.PASSWORD, CALLER)
+    await server.accounts.change_password(await visitor(server), "another long password", CALLER)
+    assert not await server.factors.wait(judged.account, "browser")
+    assert isinstance(await server.factors.sign_in("browser", codes[0], CALLER), Over)
+
+
+@pytest.mark.parametrize("how", ["changed", "removed"])
+async def test_a_code_at_an_old_address_counts_no_more(server, how):
+    """She leaves a mailbox that somebody else reads: what was sent there for a new password is worth nothing from then on."""
+    who = await visitor(server)
+    who = await server.sessions.current(await _confirmed(server, who, "ann@old.example"))
+    await server.verification.forgot("ann", "thief", CALLER)
+    await server.verification.settled()
+    code = server.mailbox.code
+    await (_confirmed(server, who, "ann@new.example") if how == "changed" else server.verification.remove_contact(who, CALLER))
+    assert isinstance(await server.verification.reset("thief", code, "a password of his", CALLER), Over)
+
+
+async def _confirmed(server: smart.Smart, who: Visitor, address: str) -> str:
+    """Her address, and the session's new secret."""
+    await server.verification.begin_contact(who, address, CALLER)
+    await server.verification.settled()
+    found = await server.verification.confirm_contact(who, server.mailbox.code, CALLER)
+    await server.verification.settled()
+    return found.secret
+
+
 async def test_an_answer_of_a_passkey_counts_once(server):
     """One challenge, one sign-in; one credential, one row."""
     device, who = Authenticator(smart.PUBLIC_URL, "gateway.test", counts=False), await visitor(server)

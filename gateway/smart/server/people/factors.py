@@ -138,6 +138,7 @@ class Factors:
         """The operator takes app, codes and passkeys away, and signs the person out everywhere."""
         moment = self._clock()
         async with self._database.write() as connection:
+            await people.lock_account(connection, account.id)  # first, as whoever changes several things of hers does: none waits for the other
             await people_factors.remove_factors(connection, account.id)
             await people_factors.end_pending_of(connection, account.id)
             await people.end_web_sessions_of(connection, account.id, moment)
@@ -145,11 +146,14 @@ class Factors:
 
     # Sign-in
 
-    async def wait(self, account: Account, browser: str) -> None:
-        """The password was right: this browser may now give the second factor."""
+    async def wait(self, account: Account, browser: str) -> bool:
+        """The password was right: this browser may now give the second factor. False when the account is not any more what was judged."""
         moment = self._clock()
         async with self._database.write() as connection:
+            if not await people.hold_account(connection, account):
+                return False  # else a sign-in with the old password, judged before it was replaced, would go on with the new one
             await people_factors.put_pending(connection, Pending(_half_way(browser), moment, moment + _LIFE, account.id))
+        return True
 
     async def half_way(self, browser: str) -> Account | None:
         """Whose second factor this browser may give."""

@@ -140,6 +140,7 @@ class Sessions:
         """Sign out everywhere, here too."""
         account, moment = visitor.account, self._clock()
         async with self._database.write() as connection:
+            await people.lock_account(connection, account.id)  # first, as `renew_in` does: none of the two waits for the other
             await people.end_web_sessions_of(connection, account.id, moment)
             await people_factors.end_pending_of(connection, account.id)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("logout", 303, detail="everywhere"))

@@ -182,6 +182,7 @@ class Verification:
             await people_factors.set_contact(connection, Contact(account.id, sealed, moment))
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("contact-set", 303, detail=kind_of(to)))
             secret = await renew_in(connection, visitor, moment)
+            await people_factors.end_pending_of(connection, account.id)  # a code for a new password is at the old address, whoever reads that
         if old and old != to:
             self._tell(old, "The address for messages about your account was changed.")
         return Verified(secret)
@@ -195,6 +196,7 @@ class Verification:
                 return ""
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("contact-remove", 303))
             secret = await renew_in(connection, visitor, moment)
+            await people_factors.end_pending_of(connection, account.id)  # as above
         self._tell(old, "The address for messages about your account was removed.")
         return secret
 
@@ -220,6 +222,7 @@ class Verification:
         encoded = await self._passwords.hash(code)
         async with self._database.write() as connection:
             account = await people.account_named(connection, name) if name else None
+            account = await people.account_held(connection, account.id if account else "")  # no other address comes before the code is there
             to = await self._contact(connection, account.id if account else "")
             usable = account is not None and account.disabled_at is None and bool(to)
             whose = account.id if account and usable else ""
