@@ -1,14 +1,16 @@
 // The page. One of four things is shown: the form, a problem, the record, or (for a moment) what is being waited for.
 
-import { begin, finish, Problem, renew, revoke } from "/smart.js";
+import { begin, fetchJson, keysOf, Problem, redeem, renew, returned, revoke, secondsInWords } from "/smart.js";
 import { bornOf, dayOf, flagOf, get, nameOf, rangeOf, scopeInWords, valueOf, wordsOf } from "/fhir.js";
 
 const $ = (id) => document.getElementById(id);
 const redirectUri = `${location.origin}/callback`;
+const SLOW = 4000; // milliseconds after which it is said that something takes long
+const [TRIES, LONGEST, UNSAID] = [3, 60, 5]; // pauses that are waited for, how many seconds one may be, and how long it is when nobody said
 let session = null; // { server, token }, in this tab's memory and nowhere else
 
 function show(id) {
-  for (const name of ["problem", "begin", "record"]) $(name).hidden = name !== id;
+  for (const name of ["moment", "problem", "begin", "record"]) $(name).hidden = name !== id;
   $("status").textContent = "";
   document.title = `${$(`${id}-title`).textContent} · Latest results (sample app)`;
   if (id !== "begin") $(`${id}-title`).focus(); // a page that has just been opened begins at its top
@@ -19,7 +21,57 @@ function fail(error) {
   if (!known) console.error(error);
   $("problem-text").textContent = known ? error.message : "Something in this app went wrong.";
   $("problem-code").textContent = known && error.code ? `For developers: ${error.code}` : "";
+  $("try-again").hidden = !error.again;
+  $("start-again").classList.toggle("second", Boolean(error.again));
   show("problem");
+}
+
+/** Do it, saying what is waited for, and after a while that it is slow. */
+async function telling(what, work) {
+  $("status").textContent = `${what} …`;
+  const slow = setTimeout(() => { $("status").textContent = `${what} … it is slow today, the app still waits.`; }, SLOW);
+  return work().finally(() => clearTimeout(slow));
+}
+
+let giveUp = () => false; // ends the pause that the app makes, if it makes one
+
+/** True after so many seconds; false when the person does not want to wait for that. */
+async function pause(seconds, tries) {
+  $("status").textContent = `The health record asks for a pause of ${secondsInWords(seconds)}. Then the app tries again by itself (${tries} of ${TRIES}).`;
+  $("pause").hidden = false;
+  const waited = await new Promise((done) => {
+    const timer = setTimeout(done, 1000 * seconds, true);
+    giveUp = () => { clearTimeout(timer); done(false); return true; };
+  });
+  giveUp = () => false;
+  $("pause").hidden = true;
+  return waited;
+}
+
+/** Do it; when the health record asks for a pause (429), make it and try again, a few times and not for long. */
+async function patiently(what, work) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await telling(what, work);
+    } catch (error) {
+      const wait = error.wait || UNSAID;
+      if (error.status !== 429 || tries > TRIES || wait > LONGEST || !(await pause(wait, tries))) throw error;
+    }
+  }
+}
+
+/** The same, and what passes by itself (503, no network) is tried again when the person says so. */
+async function insist(what, work) {
+  for (;;) {
+    try {
+      return await patiently(what, work);
+    } catch (error) {
+      if (!error.again) throw error;
+      fail(error);
+      await new Promise((done) => { $("try-again").onclick = done; });
+      show("moment");
+    }
+  }
 }
 
 /** A piece of text in an element; never HTML. */
@@ -74,14 +126,18 @@ function showTrouble(error) {
 }
 
 async function showRecord() {
-  $("status").textContent = "Reading the record …";
-  const slow = setTimeout(() => { $("status").textContent = "Reading the record … it is slow today, the app still waits."; }, 4000);
-  let found = await read(session);
-  if (session.token.refresh_token && found.some((one) => one.reason?.status === 401)) { // the token ended before its time: a new one, once
-    session.token = await renew(session.server, session.token).finally(() => clearTimeout(slow));
+  let found = [];
+  const reading = async () => {
     found = await read(session);
+    const paused = found.find((one) => one.reason?.status === 429);
+    if (paused) throw paused.reason;
+  };
+  const asked = () => patiently("Reading the record", reading).catch((error) => { if (error.status !== 429) throw error; });
+  await asked();
+  if (session.token.refresh_token && found.some((one) => one.reason?.status === 401)) { // the token ended before its time: a new one, once
+    session.token = await insist("Asking for a new token", () => renew(session.server, session.token));
+    await asked();
   }
-  clearTimeout(slow);
   const [patient, results] = found;
   const same = patient.reason && results.reason && patient.reason.message === results.reason.message;
   showTrouble(same ? results.reason : null);
@@ -92,14 +148,16 @@ async function showRecord() {
   $("results").hidden = rows.length === 0;
   $("no-results").hidden = rows.length > 0 || same;
   $("no-results").textContent = results.status === "rejected" ? `Results: ${results.reason.message}` : "The record has no lab results.";
+  const again = found.some((one) => one.reason?.again);
+  $("again").hidden = !again;
+  $("refresh").classList.toggle("second", again);
   showToken(session);
   show("record");
-  $("status").textContent = `Read at ${new Date().toLocaleTimeString()}.`;
+  $("status").textContent = `${found.some((one) => one.reason) ? "Tried" : "Read"} at ${new Date().toLocaleTimeString()}.`;
 }
 
 async function refresh() {
-  $("status").textContent = "Asking again …";
-  if (session.token.refresh_token) session.token = await renew(session.server, session.token);
+  if (session.token.refresh_token) session.token = await insist("Asking again", () => renew(session.server, session.token));
   await showRecord();
 }
 
@@ -130,9 +188,10 @@ function showForm(config) {
 async function fromEhr(query, config) {
   const iss = query.get("iss").replace(/\/$/, "");
   if (!config.servers.includes(iss)) throw new Problem("The launch link names a health record that this app does not know, so it does not go there.", iss);
-  $("status").textContent = "Going to the health record …";
-  await begin({ iss, clientId: config.client_id, redirectUri, scope: `launch ${config.scope}`, launch: query.get("launch") });
+  await going({ iss, clientId: config.client_id, redirectUri, scope: `launch ${config.scope}`, launch: query.get("launch") });
 }
+
+const going = (asked) => insist("Going to the health record", () => begin(asked));
 
 let busy = false;
 
@@ -146,17 +205,22 @@ const guarded = (work) => async (event) => {
 };
 
 async function main() {
+  show("moment");
   const query = new URLSearchParams(location.search);
   history.replaceState(null, "", location.pathname); // no code and no launch handle stays in the address or the history
-  const config = await (await fetch("/config.json")).json();
+  const { body: config } = await insist("Opening", () => fetchJson("/config.json", {}, "This app's own server"));
   $("launch-form").addEventListener("submit", guarded(() =>
-    begin({ iss: $("server").value, clientId: config.client_id, redirectUri, scope: $("scope").value.trim().replace(/\s+/g, " ") })));
+    going({ iss: $("server").value, clientId: config.client_id, redirectUri, scope: $("scope").value.trim().replace(/\s+/g, " ") })));
   $("refresh").addEventListener("click", guarded(refresh));
-  $("leave").addEventListener("click", guarded(leave));
+  $("again").addEventListener("click", guarded(showRecord));
+  $("stop").addEventListener("click", () => giveUp());
+  const leaving = guarded(leave);
+  $("leave").addEventListener("click", (event) => (giveUp() ? leave() : leaving(event))); // nobody has to wait to go
   $("copy").addEventListener("click", guarded(copyToken));
   if (query.has("state") || query.has("code") || query.has("error")) {
-    $("status").textContent = "Signing in …";
-    session = await finish(query);
+    const kept = returned(query);
+    const keys = await insist("Signing in", () => keysOf(kept));
+    session = await insist("Signing in", () => redeem(kept, keys));
     await showRecord();
   } else if (query.has("iss") && query.has("launch")) {
     await fromEhr(query, config);

@@ -1,15 +1,11 @@
 // Reading FHIR resources and putting them into words. Nothing here touches the page.
 
-import { fetchJson, pauseOf, Problem } from "/smart.js";
+import { failed, fetchJson } from "/smart.js";
 
 const STATUSES = {
   401: "The health record does not take this app's access token. Press Refresh, or start again.",
   403: "This app was not given the right to see that.",
   404: "The health record has no such resource for this app.",
-  429: "The health record asks for a pause. Try again in a moment.",
-  502: "The health record could not be reached behind its gateway. Try again in a moment.",
-  503: "The health record pauses. Try again in a moment.",
-  504: "The health record did not answer in time. Try again in a moment.",
 };
 
 /** GET a resource or a search with the token. */
@@ -17,9 +13,7 @@ export async function get(iss, path, accessToken) {
   const { response, body } = await fetchJson(`${iss}/${path}`, { headers: { Accept: "application/fhir+json", Authorization: `Bearer ${accessToken}` } });
   if (response.ok && body?.resourceType) return body;
   const issue = body?.issue?.[0];
-  const sentence = STATUSES[response.status] ?? "The health record could not answer. Try again in a moment.";
-  throw new Problem(sentence.replace("Try again in a moment.", pauseOf(response) || "Try again in a moment."),
-    [`${response.status}`, issue?.code, issue?.details?.text].filter(Boolean).join(": "), response.status);
+  throw failed(response, STATUSES[response.status], [`${response.status}`, issue?.code, issue?.details?.text].filter(Boolean).join(": "));
 }
 
 /** A patient's name: the official one, or the first there is. */
