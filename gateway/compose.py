@@ -51,9 +51,9 @@ from gateway.proxy.pipeline import Parts, Pipeline
 from gateway.seal import Plain, Seals
 from gateway.smart.client.assertion import KeyUnusable, public_keys
 from gateway.smart.client.connections import Connections
-from gateway.smart.client.http import Http
 from gateway.smart.client.persons import PersonTokens
 from gateway.smart.client.tokens import Tokens
+from gateway.smart.http import Http
 from gateway.smart.policy import AccessRules
 from gateway.smart.server.authorization.authorizer import Authorizations
 from gateway.smart.server.authorization.grants import Grants
@@ -61,6 +61,7 @@ from gateway.smart.server.authorization.pushed import PushedRequests
 from gateway.smart.server.clients.authentication import ClientAuthentication
 from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
+from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.people.accounts import Accounts, Passwords, normalised
 from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.people.ending import Endings
@@ -73,7 +74,6 @@ from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.trial import OFF
 from gateway.smart.server.trials import Trials
-from gateway.smart.server.values import Endpoints
 from gateway.store.base import Database, now
 from gateway.store.turns import StoredTurns
 from gateway.web import apps, authorize, forgotten, portal, security, signin, upstream

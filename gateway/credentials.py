@@ -10,8 +10,8 @@ from gateway.config import EhrSettings, Settings
 from gateway.errors import ConfigError
 from gateway.smart.client.assertion import KeyUnusable
 from gateway.smart.client.backend import Backend, BackendClient
-from gateway.smart.client.http import Http
 from gateway.smart.client.user import UserClient, UserEndpoints
+from gateway.smart.http import Http
 
 
 def smart_backend(ehr: EhrSettings) -> Backend:

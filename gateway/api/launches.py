@@ -20,11 +20,12 @@ from gateway.api.oauth import OAuthEdge, answered
 from gateway.api.trials import EVENTS
 from gateway.errors import ConfigError, Unauthenticated
 from gateway.smart.principal import Principal
+from gateway.smart.record import Caller, Event
 from gateway.smart.scopes import LAUNCH_RIGHT
+from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.authorization.launches import Created, Wanted
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.trial import Started, TrialWanted
-from gateway.smart.server.values import Caller, Decided, Event, refused
 from gateway.store.base import now
 
 PATH = "/api/launches"

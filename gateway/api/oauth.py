@@ -19,10 +19,11 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.asgi import ClientGone, Limits, client_address, read_body, value, values
 from gateway.audit import AuditRecord
 from gateway.errors import FhirError, Unavailable
+from gateway.smart.record import Caller, Event
+from gateway.smart.server.answers import Decided, failed, refused
 from gateway.smart.server.discovery import STYLE
-from gateway.smart.server.keys import KEPT
-from gateway.smart.server.requests import parse_form
-from gateway.smart.server.values import Caller, Decided, Event, KeySource, TokenRequest, failed, refused
+from gateway.smart.server.keys import KEPT, KeySource
+from gateway.smart.server.requests import TokenRequest, parse_form
 from gateway.store.base import now
 
 log = structlog.get_logger("gateway.oauth")

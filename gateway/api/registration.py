@@ -14,7 +14,8 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.asgi import Limits, read_body, value, values
 from gateway.api.oauth import OAuthEdge, answered
 from gateway.errors import BadRequest
-from gateway.smart.server.values import Caller, Decided, refused
+from gateway.smart.record import Caller
+from gateway.smart.server.answers import Decided, refused
 
 _LIMITS = Limits(cap=64 * 1024)
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -19,7 +19,7 @@ from gateway.config import Settings
 from gateway.errors import ConfigError, GatewayError, OAuthError
 from gateway.smart.client.assertion import KeyUnusable, SigningKey, form, read_key
 from gateway.smart.server.clients.admin import version_of
-from gateway.smart.server.values import Endpoints
+from gateway.smart.server.endpoints import Endpoints
 from gateway.store import oauth as rows
 from gateway.store.oauth_rows import AuthMethod, Client
 

@@ -68,6 +68,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+Clock = Callable[[], datetime]
+"""Tells the moment: `now`, or what a test says."""
+
+
 def now() -> datetime:
     """This moment, aware, UTC."""
     return datetime.now(UTC)

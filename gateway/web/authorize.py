@@ -21,9 +21,9 @@ from gateway.smart.server.authorization.authorize import Page
 from gateway.smart.server.authorization.authorizer import Ask, At, Authorizations, Begun, Pick
 from gateway.smart.server.authorization.consent import Part, Switch
 from gateway.smart.server.authorization.memory import NO, Choice
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.sessions import Visitor
-from gateway.smart.server.requests import given, parse_form
-from gateway.smart.server.values import Lifetimes, Pairs
+from gateway.smart.server.requests import Pairs, given, parse_form
 from gateway.store.oauth_rows import Account, ListedPatient, new_secret
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import ForgedForm, check, csrf_of

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import FhirError
+from gateway.smart.record import Caller
 from gateway.smart.server.authorization.authorize import Page
-from gateway.smart.server.values import Caller
 from gateway.web.pages import Pages
 from gateway.web.people import People
 

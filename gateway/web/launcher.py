@@ -16,10 +16,10 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
 from gateway.proxy.answer import RequestContext
+from gateway.smart.record import Caller
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.requests import given, parse_form
 from gateway.smart.server.trial import Seen, Started, Trial, TrialWanted
-from gateway.smart.server.values import Caller
 from gateway.store.oauth_rows import Account, Client, ListedPatient, new_secret
 from gateway.web import launcher_form as forms
 from gateway.web.authorize import KnowsFaces

@@ -15,9 +15,9 @@ from starlette.responses import RedirectResponse, Response
 
 from gateway.audit import AuditRecord
 from gateway.errors import Unavailable
+from gateway.smart.record import Caller, Event
 from gateway.smart.server.people.sessions import SessionOver, Sessions, Visitor
 from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW
-from gateway.smart.server.values import Caller, Event
 from gateway.store.base import now
 from gateway.store.known_browsers import KEPT
 from gateway.store.oauth_rows import Account, ListedPatient, digest

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from gateway.errors import FhirError
-from gateway.smart.server.requests import parse_form, repeated
-from gateway.smart.server.values import Pairs
+from gateway.smart.server.requests import Pairs, parse_form, repeated
 from gateway.web.forms import form_body
 from gateway.web.people import ForgedForm
 

@@ -15,6 +15,7 @@ import pytest
 
 from gateway.audit import AuditRecord
 from gateway.errors import Unauthenticated
+from gateway.smart.record import Caller
 from gateway.smart.server.authorization.authorize import Back, Page
 from gateway.smart.server.authorization.authorizer import Ask, At, Begun, SignIn
 from gateway.smart.server.authorization.launches import Wanted
@@ -25,7 +26,6 @@ from gateway.smart.server.clients.own_registration import OwnRegistrations, Poli
 from gateway.smart.server.clients.registration import Rules
 from gateway.smart.server.keys import SigningKeys
 from gateway.smart.server.people.sessions import Visitor
-from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables
 from gateway.store import people

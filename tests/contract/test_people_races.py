@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from gateway.smart.record import Caller
 from gateway.smart.server.people import totp
 from gateway.smart.server.people.accounts import Attempts
 from gateway.smart.server.people.factors import Over, Passed, WrongCode
 from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.people.verification import Changed, Verified
-from gateway.smart.server.values import Caller
 from gateway.store import people_factors
 from tests.support import smart
 from tests.support.passkey import Authenticator

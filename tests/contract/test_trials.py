@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import func, select
 
 from gateway.errors import ConfigError
+from gateway.smart.record import Caller
 from gateway.smart.server import faults
 from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.trial import STANDALONE_WINDOW, Noted
 from gateway.smart.server.trials import AT_ONCE, LIFE, Started, Trials, TrialWanted
-from gateway.smart.server.values import Caller
 from gateway.store import oauth_tables, trial_tables, trials
 from gateway.store.base import Database
 from gateway.store.oauth_rows import digest

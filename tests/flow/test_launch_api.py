@@ -11,8 +11,8 @@ import pytest
 
 from gateway import local
 from gateway.errors import ConfigError, OAuthError
+from gateway.smart.record import Caller
 from gateway.smart.server.authorization.launches import Wanted
-from gateway.smart.server.values import Caller
 from gateway.store.base import now
 from tests.support import smart
 from tests.support.whole_in_process import Whole, whole

@@ -12,7 +12,7 @@ from joserfc import jwk, jwt
 
 from gateway.smart.server.authorization.consent import CATEGORIES
 from gateway.smart.server.authorization.launches import Wanted
-from gateway.smart.server.values import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
 from tests.support import smart
 

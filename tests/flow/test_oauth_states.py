@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import Unauthenticated
+from gateway.smart.record import Caller
 from gateway.smart.scopes import clinical, is_subset
-from gateway.smart.server.values import Caller
 from gateway.store import oauth_tables as tables
 from tests.support import smart
 

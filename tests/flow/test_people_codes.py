@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.errors import NotSent, Unauthenticated
+from gateway.smart.record import Caller
 from gateway.smart.server.people.accounts import Attempts, Passwords
 from gateway.smart.server.people.factors import FactorLocked
 from gateway.smart.server.people.verification import NoNotifier, Verification, kind_of, tidy
-from gateway.smart.server.values import Caller
 from gateway.store import known_browsers, people_factors
 from tests.support import smart
 

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from gateway.errors import Unauthenticated
+from gateway.smart.record import Caller
 from gateway.smart.server.people.accounts import SignedIn
 from gateway.smart.server.people.sessions import SessionOver, Visitor
-from gateway.smart.server.values import Caller
 from tests.support import smart
 
 ONLINE = "launch/patient online_access patient/Patient.r"

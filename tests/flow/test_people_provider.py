@@ -19,7 +19,7 @@ from joserfc import jwk, jwt
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from gateway.smart.client.http import Http
+from gateway.smart.http import Http
 from gateway.smart.server.discovery import openid_configuration
 from gateway.smart.server.people.accounts import Attempts
 from gateway.smart.server.people.providers import Provider, ProviderConfig

@@ -12,7 +12,7 @@ from joserfc.errors import JoseError
 
 from gateway.errors import ConfigError
 from gateway.smart.server.keys import KEPT, SigningKeys
-from gateway.smart.server.values import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store.base import Database
 from tests.support import smart

@@ -20,8 +20,8 @@ from gateway.adapters.ehr.httpx_transport import HttpxTransport
 from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.fhir.interaction import Kind
 from gateway.smart.client.backend import Backend, BackendClient
-from gateway.smart.client.http import Http
 from gateway.smart.client.tokens import Tokens
+from gateway.smart.http import Http
 from tests.support.faults import fault_server
 from tests.support.inner_gateway import Inner, inner_gateway
 from tests.support.smart_ehr import BASE, Reply, SmartEhr

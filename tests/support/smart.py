@@ -39,6 +39,7 @@ from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys
 from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.keys import SigningKeys
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords
 from gateway.smart.server.people.developers import Developers
 from gateway.smart.server.people.ending import Endings
@@ -52,7 +53,6 @@ from gateway.smart.server.token.driver import TokenDriver
 from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.trial import OFF
 from gateway.smart.server.trials import Trials
-from gateway.smart.server.values import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_tables, trial_tables
 from gateway.store.base import Database, metadata, now

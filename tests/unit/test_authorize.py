@@ -11,7 +11,8 @@ import pytest
 
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.prompts import Prompting
-from gateway.smart.server.values import Endpoints, Lifetimes
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store.oauth_rows import Account, Client, Launch
 from tests.support import smart
 

@@ -14,7 +14,7 @@ from joserfc import jwk
 from gateway import local
 from gateway.cli import COMMANDS, main
 from gateway.config import load
-from gateway.smart.server.values import Caller
+from gateway.smart.record import Caller
 
 
 def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, JwksFetcher, is_public, life_of
+from gateway.smart.http import life_of
+from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, JwksFetcher, is_public
 from gateway.store.oauth_rows import Client
 
 KEYS = {"keys": [{"kty": "EC", "kid": "k"}]}

@@ -14,14 +14,15 @@ import pytest
 from joserfc import jwk, jwt
 
 from gateway.errors import UpstreamFault, UpstreamTimeout
+from gateway.smart.addresses import is_safe
 from gateway.smart.client.assertion import KeyUnusable, read_key, signed
-from gateway.smart.client.discovery import Configuration, is_safe
+from gateway.smart.client.discovery import Configuration
 from gateway.smart.client.fit import misfits, narrower
-from gateway.smart.client.http import Answer, Http, NoAnswer, basic
 from gateway.smart.client.identity import fhir_user
 from gateway.smart.client.tokens import LONGEST, PAUSE, SPACING, Tokens
 from gateway.smart.client.user import Asked, Ended, UserClient, UserEndpoints
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
+from gateway.smart.http import Answer, Http, NoAnswer, basic
 
 EC = jwk.ECKey.generate_key("P-384", {"kid": "k1"}, private=True)
 RSA = jwk.RSAKey.generate_key(2048, {"kid": "r1"}, private=True)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import structlog
 
+from gateway.smart.addresses import is_safe
 from gateway.smart.client import assertion
-from gateway.smart.client.discovery import Discovery, is_safe
-from gateway.smart.client.http import Http, NoAnswer
+from gateway.smart.client.discovery import Discovery
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
+from gateway.smart.http import Http, NoAnswer
 
 log = structlog.get_logger("gateway.ehr")
 

@@ -12,10 +12,10 @@ from gateway.seal import Seals
 from gateway.smart.client.tokens import RENEW
 from gateway.smart.client.user import Asked, UserEndpoints
 from gateway.smart.client.values import Failure, Granted
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.store import people
 from gateway.store import upstream as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, digest, new_id
 from gateway.store.upstream import UpstreamGrant, UpstreamRequest
 

@@ -6,12 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
-from urllib.parse import urlsplit
 
-from gateway.config import is_loopback
-from gateway.smart.client.http import Http, NoAnswer
 from gateway.smart.client.values import Failure
-from gateway.smart.server.clients.jwks import life_of
+from gateway.smart.http import Http, NoAnswer, life_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +58,3 @@ class Discovery:
         self._kept = Configuration(answer.document, answer.skew)
         self._until = self._clock() + life_of(answer.headers.get("cache-control", ""))
         return self._kept
-
-
-def is_safe(url: str, *, loopback: bool) -> bool:
-    """Whether a credential may go there: an absolute https URL without user name and fragment. `loopback`: http on this machine too."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        return False
-    if not host or port == 0 or "@" in parts.netloc or parts.fragment or not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and loopback and is_loopback(host))

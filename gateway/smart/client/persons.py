@@ -21,10 +21,10 @@ from gateway.smart.client.connections import Kept, opened, renewed
 from gateway.smart.client.tokens import PAUSE, SPACING
 from gateway.smart.client.user import Ended, UserEndpoints
 from gateway.smart.client.values import Failure, Granted
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.store import people
 from gateway.store import upstream as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import digest
 from gateway.store.upstream import UpstreamGrant
 

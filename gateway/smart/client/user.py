@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from gateway.smart import id_token
+from gateway.smart.addresses import is_safe
 from gateway.smart.client import assertion, identity
-from gateway.smart.client.discovery import Configuration, Discovery, is_safe
-from gateway.smart.client.http import Http, NoAnswer, basic
+from gateway.smart.client.discovery import Configuration, Discovery
 from gateway.smart.client.values import Failure, Granted, granted, unanswered
+from gateway.smart.http import Http, NoAnswer, basic
 
 MISCONFIGURED = Failure(reason="ehr-smart-configuration")
 

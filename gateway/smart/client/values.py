@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.errors import UpstreamFault, UpstreamTimeout
 from gateway.fhir.outcome import pause
-from gateway.smart.client.http import Answer, NoAnswer
+from gateway.smart.http import Answer, NoAnswer
 
 _CODES = frozenset({
     "invalid_client", "invalid_grant", "invalid_request", "invalid_scope", "unauthorized_client", "unsupported_grant_type",

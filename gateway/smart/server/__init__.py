@@ -5,6 +5,7 @@
 - `clients`: the apps and systems that are registered, their keys, and how they prove who they are.
 - `people`: the accounts that sign in, and how they show who they are.
 
-Beside them lies what several need: the values that they hand on, Authlib's core made pure (`core`), how parameters are read (`requests`), what an EHR
-says of itself (`discovery`), the keys that sign.
+Beside them lies what several need: how parameters are read (`requests`) and answers are made (`answers`, with what they have committed: `effects`),
+the addresses (`endpoints`) and how long what is given counts (`lifetimes`), Authlib's core made pure (`core`), what an EHR says of itself
+(`discovery`), the keys that sign.
 """

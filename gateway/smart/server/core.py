@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.smart.scopes import is_subset
+from gateway.smart.server.answers import Decided
 from gateway.smart.server.authlib_core import AuthorizationServer, ClientMixin, OAuth2Payload, OAuth2Request
-from gateway.smart.server.values import Decided, Pairs
+from gateway.smart.server.requests import Pairs
 from gateway.store.oauth_rows import Client
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway.smart.server.authorization.prompts import PROMPTS
 from gateway.smart.server.clients.assertion import ALGORITHMS
-from gateway.smart.server.values import Endpoints
+from gateway.smart.server.endpoints import Endpoints
 from gateway.store.oauth_rows import AuthMethod
 
 CAPABILITIES = (

@@ -17,9 +17,10 @@ from typing import Any, Protocol
 from joserfc import jwk
 
 from gateway.errors import ConfigError
-from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
+from gateway.smart.record import Caller, Event, RecordIn
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import SigningKey, new_id
 
 KEPT = 60
@@ -39,6 +40,18 @@ class Seals(Protocol):
 
     def open(self, sealed: bytes, context: bytes) -> bytes:
         """The inverse. Raises ValueError."""
+        ...
+
+
+class KeySource(Protocol):
+    """Where the keys that sign id_tokens come from. RSA, RS256, each with a `kid` (OpenID Connect Core 10.1)."""
+
+    async def signing(self) -> jwk.RSAKey:
+        """The private key to sign with now."""
+        ...
+
+    async def public(self) -> Mapping[str, Any]:
+        """The JWK Set of public keys: those in use and those that signed id_tokens still alive."""
         ...
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from gateway.smart.server.values import Pairs
-
+Pairs = tuple[tuple[str, str], ...]
+"""Parameters in the order in which they were sent."""
 _MOST = 64  # parameters
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """A form POST to the token, revocation or introspection endpoint, as sent."""
+
+    pairs: Pairs
+    authorization: tuple[str, ...] = ()  # the Authorization header's values
 
 
 def parse_form(text: bytes, *, most: int = _MOST) -> Pairs | None:

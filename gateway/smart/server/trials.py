@@ -19,14 +19,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.errors import ConfigError, GatewayError
 from gateway.seal import Seals
 from gateway.smart.addresses import is_web
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import CONTEXT_SCOPES, LAUNCH_RIGHT, parse_scope, split
 from gateway.smart.server.authorization.launches import Launches, Wanted, with_parameters
+from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.faults import FAULTS, Fault, said
 from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW, Noted, Seen, Started, Trial, TrialWanted, Watch
-from gateway.smart.server.values import Caller, Clock, Endpoints, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store import trials as store
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, Client, ListedPatient, digest, new_secret
 
 __all__ = ["COOKIE", "FAULTS", "Fault", "Noted", "Seen", "Started", "Trial", "TrialWanted", "Trials", "Watch"]

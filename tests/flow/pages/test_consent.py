@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import Unauthenticated
 from gateway.smart.server.authorization.consent import CATEGORIES
-from gateway.smart.server.values import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
 from gateway.store import people
 from tests.support import smart

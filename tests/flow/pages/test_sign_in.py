@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from gateway.errors import ConfigError
+from gateway.smart.record import Caller
 from gateway.smart.server.people.accounts import Accounts, Passwords, SignedIn, Wrong
 from gateway.smart.server.people.sessions import SessionLives
-from gateway.smart.server.values import Caller
 from tests.support import smart
 from tests.support.pages_scene import CONSENT, fields_of
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.errors import ConfigError, Unauthenticated, Unavailable
+from gateway.smart.record import Caller
 from gateway.smart.server.authorization.operator import GivenAccess, Whose
 from gateway.smart.server.token.authenticator import Authenticator
-from gateway.smart.server.values import Caller
 from gateway.store import oauth as rows
 from gateway.store import people
 from gateway.store.base import Database

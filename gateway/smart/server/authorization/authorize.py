@@ -19,10 +19,11 @@ from gateway.smart.scopes import CONTEXT_SCOPES, clinical, is_subset, parse_scop
 from gateway.smart.server.authlib_core import AccessDeniedError, AuthorizationCodeGrant, InvalidRequestError, InvalidScopeError, OAuth2Error
 from gateway.smart.server.authorization.prompts import Prompting, prompting
 from gateway.smart.server.core import Core, OAuthClient, Request
+from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.faults import OTHER_ISSUER
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.pkce import S256Always
-from gateway.smart.server.requests import given, repeated
-from gateway.smart.server.values import Endpoints, Lifetimes, Pairs
+from gateway.smart.server.requests import Pairs, given, repeated
 from gateway.store.oauth_rows import Account, Client, Code, Grant, Launch, digest, new_id, new_secret
 
 # Our words where Authlib would repeat the caller's.

@@ -16,21 +16,24 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.consent import Switch, granted, switches, worth_granting
 from gateway.smart.server.authorization.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
 from gateway.smart.server.authorization.prompts import account_of
 from gateway.smart.server.authorization.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
+from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.faults import at as fault_at
 from gateway.smart.server.faults import said
+from gateway.smart.server.keys import KeySource
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.sessions import BY_LAUNCHER, Visitor
-from gateway.smart.server.requests import given, repeated
+from gateway.smart.server.requests import Pairs, given, repeated
 from gateway.smart.server.trial import OFF, Trial, Watch
-from gateway.smart.server.values import Caller, Clock, Endpoints, Event, KeySource, Lifetimes, Pairs, RecordIn
 from gateway.store import consents, people
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Client, ListedPatient, Transaction, digest, new_secret
 
 PUSHED = "urn:ietf:params:oauth:request_uri:"

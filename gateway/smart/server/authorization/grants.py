@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import split
-from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import consents, people
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, Grant, RememberedConsent
 
 

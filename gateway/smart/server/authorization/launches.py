@@ -12,12 +12,15 @@ from urllib.parse import quote, urlencode
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization.fhir_context import problem_of_items, problem_of_style, problem_of_text
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import normalised
-from gateway.smart.server.values import Caller, Clock, Endpoints, Event, Lifetimes, RecordIn, may_act_on
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.store import oauth as rows
 from gateway.store import people
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, Client, Launch, digest, new_secret
 
 _ID = re.compile(r"[A-Za-z0-9.-]{1,64}", re.ASCII)  # FHIR R4 id

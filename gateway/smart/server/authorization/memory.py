@@ -16,7 +16,7 @@ from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, 
 from gateway.smart.server.authorization.consent import granted, remembered, worth_granting
 from gateway.smart.server.authorization.whose import patient_in_context
 from gateway.smart.server.people.sessions import Visitor
-from gateway.smart.server.values import Pairs
+from gateway.smart.server.requests import Pairs
 from gateway.store import consents
 from gateway.store.oauth_rows import PushedRequest, RememberedConsent, Transaction, new_id
 

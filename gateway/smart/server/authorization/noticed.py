@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from gateway.smart.record import Caller
 from gateway.smart.scopes import split
+from gateway.smart.server.answers import Decided
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Page
-from gateway.smart.server.requests import given
+from gateway.smart.server.requests import Pairs, given
 from gateway.smart.server.trial import Noted, shown
-from gateway.smart.server.values import Caller, Decided, Pairs
 from gateway.store.oauth_rows import Grant
 
 

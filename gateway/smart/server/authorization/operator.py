@@ -8,12 +8,13 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization.grants import is_alive
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import normalised
-from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
 from gateway.store import consents, people
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, Client, Grant
 
 

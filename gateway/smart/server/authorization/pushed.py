@@ -7,15 +7,17 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.record import Caller, Event, RecordIn
+from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.authorization import noticed
 from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
 from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
 from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAuthentication, presented, use_up
-from gateway.smart.server.requests import given, repeated
+from gateway.smart.server.lifetimes import Lifetimes
+from gateway.smart.server.requests import Pairs, TokenRequest, given, repeated
 from gateway.smart.server.trial import OFF, Watch
-from gateway.smart.server.values import Caller, Clock, Decided, Event, Lifetimes, Pairs, RecordIn, TokenRequest, refused
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Client, PushedRequest, digest, new_secret
 
 _CREDENTIALS = frozenset({"client_secret", "client_assertion", "client_assertion_type"})

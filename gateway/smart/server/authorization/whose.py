@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gateway.smart.server.authorization.authorize import Validated
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.smart.server.people.sessions import BY_LAUNCHER, Visitor
-from gateway.smart.server.values import may_act_on
 from gateway.store.oauth_rows import ListedPatient, Transaction
 
 

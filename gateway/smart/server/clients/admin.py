@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import ConfigError
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store import registrations
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Client, digest, new_secret
 
 _PATIENCE = timedelta(days=30)

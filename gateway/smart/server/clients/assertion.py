@@ -21,7 +21,7 @@ from joserfc import jwk, jwt
 from joserfc.errors import JoseError
 
 from gateway.smart.server.authlib_core import InvalidClientError, JWTBearerClientAssertion
-from gateway.smart.server.values import RememberJti
+from gateway.smart.server.effects import RememberJti
 from gateway.store.oauth_rows import AuthMethod
 
 ALGORITHMS = ("RS384", "ES384")

@@ -21,14 +21,16 @@ from urllib.parse import unquote, unquote_plus
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.server.answers import refused
 from gateway.smart.server.authlib_core import InvalidClientError
 from gateway.smart.server.clients.assertion import ALGORITHMS, ClientAssertion, Peeked, peek
 from gateway.smart.server.clients.jwks import ClientKeys
 from gateway.smart.server.core import Core, OAuthClient, Request
-from gateway.smart.server.requests import given, repeated
-from gateway.smart.server.values import Clock, Endpoints, Pairs, RememberJti, TokenRequest, refused
+from gateway.smart.server.effects import RememberJti
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.requests import Pairs, TokenRequest, given, repeated
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import AuthMethod, Client, digest
 
 SECRET_METHODS = (AuthMethod.BASIC, AuthMethod.POST)

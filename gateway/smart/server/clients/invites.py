@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from gateway.errors import ConfigError
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import parse_scope, split
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import registrations
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Invite, digest, new_id, new_secret
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-import re
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,12 +19,11 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
+from gateway.smart.http import life_of
 from gateway.store.oauth_rows import Client
 
 MAX_BYTES = 64 * 1024
 MAX_SECONDS = 5.0
-_DEFAULT_LIFE = 60  # seconds, when the answer says nothing
-_LONGEST_LIFE = 3600
 _MAX_CACHED = 1024  # URLs
 _PAUSE = 5.0  # seconds before a set is asked for again that could not be had, or that lacks a key id
 
@@ -118,15 +116,6 @@ async def _read(response: httpx.Response) -> FetchedKeys | None:
     if not isinstance(found, dict) or not isinstance(cast("dict[str, Any]", found).get("keys"), list):
         return None
     return FetchedKeys(cast("dict[str, Any]", found), life_of(response.headers.get("cache-control", "")))
-
-
-def life_of(cache_control: str) -> int:
-    """How many seconds an answer may be kept: never longer than it says."""
-    text = cache_control.lower()
-    if "no-store" in text or "no-cache" in text:
-        return 0
-    match = re.search(r"(?:^|[,\s])max-age=\"?(\d{1,9})", text)
-    return min(int(match[1]), _LONGEST_LIFE) if match else _DEFAULT_LIFE
 
 
 @dataclass(frozen=True, slots=True)

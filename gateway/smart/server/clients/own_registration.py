@@ -14,15 +14,17 @@ from datetime import datetime
 from typing import Any, cast
 
 from gateway.errors import OAuthError
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import is_subset
+from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.attempts import Limit, count, limits_of_registration
 from gateway.smart.server.clients.admin import forget
 from gateway.smart.server.clients.authentication import bearer, manages
 from gateway.smart.server.clients.registration import Registration, Rules, judge
-from gateway.smart.server.values import Caller, Clock, Decided, Endpoints, Event, RecordIn, refused
+from gateway.smart.server.endpoints import Endpoints
 from gateway.store import oauth as rows
 from gateway.store import registrations
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Client, Invite, digest, new_secret
 
 _LONGEST_NAME = 100  # characters: it stands on pages

@@ -19,11 +19,11 @@ from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from gateway.errors import ConfigError, Unavailable
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.people.sessions import Visitor, renew_in
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import known_browsers, people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, digest, new_id
 
 _LONGEST_NAME = 255

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.people.accounts import normalised
 from gateway.smart.server.people.sessions import BY_LAUNCHER, Sessions, patients_of
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, ListedPatient
 
 

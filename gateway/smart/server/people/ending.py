@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization.grants import is_alive
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.sessions import Visitor, renew_in
-from gateway.smart.server.values import Caller, Clock, Event, Lifetimes, RecordIn
 from gateway.store import consents, people_factors
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account
 
 

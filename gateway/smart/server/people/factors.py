@@ -14,12 +14,12 @@ from datetime import timedelta
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.seal import Seals
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_factor
 from gateway.smart.server.people import totp
 from gateway.smart.server.people.sessions import Visitor, renew_in
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, digest
 from gateway.store.people_factors import Passkey, Pending, Totp
 

@@ -14,12 +14,12 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from gateway.config.settings import is_loopback
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.people.factors import FactorLocked, Over, Passed, WrongCode
 from gateway.smart.server.people.sessions import Visitor, renew_in
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import digest
 from gateway.store.people_factors import Passkey, Pending
 

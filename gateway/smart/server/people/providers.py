@@ -21,14 +21,14 @@ from urllib.parse import urlencode, urlsplit
 from gateway.errors import GatewayError
 from gateway.seal import Seals
 from gateway.smart import id_token
-from gateway.smart.client.discovery import is_safe
-from gateway.smart.client.http import Http, NoAnswer, basic
+from gateway.smart.addresses import is_safe
+from gateway.smart.http import Http, NoAnswer, basic
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, FetchJwks
 from gateway.smart.server.people.factors import FactorLocked, Over, Passed
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, AuthMethod, Client, digest, new_id, new_secret
 from gateway.store.people_factors import Pending
 

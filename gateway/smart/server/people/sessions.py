@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn, may_act_on
+from gateway.smart.record import Caller, Event, RecordIn
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.store import known_browsers, people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest, new_secret
 
 BY_LAUNCHER = "launcher"

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import NotSent
 from gateway.seal import Seals
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import (
     Attempts,
     Limit,
@@ -32,9 +33,8 @@ from gateway.smart.server.attempts import (
 from gateway.smart.server.people.accounts import Passwords, check_password, normalised
 from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
 from gateway.smart.server.people.sessions import Visitor, renew_in
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import known_browsers, people, people_factors
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, digest
 from gateway.store.people_factors import Contact, Pending
 

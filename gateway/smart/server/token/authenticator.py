@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.token.bearer import principal_of, refusal
 from gateway.smart.server.trial import OFF, Watch, living
-from gateway.smart.server.values import Caller, Clock, Event, RecordIn
 from gateway.store import oauth as rows
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Bearer, digest
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*)", re.ASCII | re.IGNORECASE)  # RFC 6750 section 2.1

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from gateway.smart.principal import Principal, PrincipalKind, Push
 from gateway.smart.scopes import LAUNCH_RIGHT, clinical, split
-from gateway.smart.server.values import may_act_on
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.store.oauth_rows import Bearer
 
 

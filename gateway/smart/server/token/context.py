@@ -8,7 +8,8 @@ from typing import Any
 from joserfc import jwt
 
 from gateway.smart.scopes import split
-from gateway.smart.server.values import Endpoints, Snapshot
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.token.snapshot import Snapshot
 from gateway.store.oauth_rows import Account, Grant, new_id
 
 

@@ -8,12 +8,15 @@ from typing import Any
 
 from gateway.errors import Unavailable
 from gateway.smart.scopes import split
+from gateway.smart.server.answers import Decided, failed, refused
 from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientCore, Evidence, Presented
 from gateway.smart.server.core import OAuthClient, Request
+from gateway.smart.server.effects import Effect, IssueTokens, PresentAgain, RememberJti, RevokeFamily
 from gateway.smart.server.faults import PAUSE
 from gateway.smart.server.pkce import S256Always
+from gateway.smart.server.requests import Pairs
+from gateway.smart.server.token.snapshot import Snapshot
 from gateway.smart.server.token.token_grants import BackendGrant, CodeGrant, RefreshGrant
-from gateway.smart.server.values import Decided, Effect, IssueTokens, Pairs, PresentAgain, RememberJti, RevokeFamily, Snapshot, failed, refused
 from gateway.store.oauth_rows import AccessToken, Grant, RefreshToken, digest, new_id, new_secret
 
 

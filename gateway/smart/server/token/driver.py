@@ -15,33 +15,22 @@ from joserfc.jwk import RSAKey
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import Unavailable
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server import faults
+from gateway.smart.server.answers import Decided
 from gateway.smart.server.clients.authentication import ClientAuthentication, Presented, presented, was_used
+from gateway.smart.server.effects import ConsumeCode, Effect, IssueTokens, PresentAgain, RememberJti, RevokeFamily, RotateRefresh
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.keys import KeySource
+from gateway.smart.server.lifetimes import Lifetimes
+from gateway.smart.server.requests import TokenRequest
 from gateway.smart.server.token import noticed
 from gateway.smart.server.token.decide import decide
+from gateway.smart.server.token.snapshot import Snapshot
 from gateway.smart.server.trial import OFF, Trial, Watch, living
-from gateway.smart.server.values import (
-    Caller,
-    Clock,
-    ConsumeCode,
-    Decided,
-    Effect,
-    Endpoints,
-    Event,
-    IssueTokens,
-    KeySource,
-    Lifetimes,
-    PresentAgain,
-    RecordIn,
-    RememberJti,
-    RevokeFamily,
-    RotateRefresh,
-    Snapshot,
-    TokenRequest,
-)
 from gateway.store import oauth as rows
 from gateway.store import people
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import AuthMethod, digest
 
 _TRIES = 5  # each loss means that somebody else won, and what can be won once is won

@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import split
+from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAuthentication, bearer, presented
-from gateway.smart.server.requests import repeated
+from gateway.smart.server.endpoints import Endpoints
+from gateway.smart.server.requests import TokenRequest, repeated
 from gateway.smart.server.token import noticed
 from gateway.smart.server.token.bearer import refusal
 from gateway.smart.server.token.context import fhir_user_url, launch_context
 from gateway.smart.server.trial import OFF, Watch, living
-from gateway.smart.server.values import Caller, Clock, Decided, Endpoints, Event, RecordIn, TokenRequest, refused
 from gateway.store import oauth as rows
 from gateway.store import people
-from gateway.store.base import Database, now
+from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Bearer, Grant, digest
 
 _INACTIVE: dict[str, Any] = {"active": False}

@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from gateway.smart.scopes import split
+from gateway.smart.server.answers import Decided
 from gateway.smart.server.clients.authentication import Presented
+from gateway.smart.server.requests import TokenRequest
+from gateway.smart.server.token.snapshot import Snapshot
 from gateway.smart.server.trial import Noted, hidden, shown
-from gateway.smart.server.values import Decided, Snapshot, TokenRequest
 
 _SECRET = ("access_token", "refresh_token")
 _ASKED = ("grant_type", "scope", "client_id", "redirect_uri", "resource", "token_type_hint")

@@ -16,8 +16,10 @@ from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidGrantError, InvalidScopeError, RefreshTokenGrant
 from gateway.smart.server.clients.authentication import AUTH_METHODS
 from gateway.smart.server.core import OAuthClient
+from gateway.smart.server.effects import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.smart.server.token.context import context_members, signed_identity
-from gateway.smart.server.values import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh, Snapshot, may_act_on
+from gateway.smart.server.token.snapshot import Snapshot
 from gateway.store.oauth_rows import Account, AuthMethod, Code, Grant, RefreshToken
 
 _ENDED = "This access was ended: by the app, by the person, or because she may not give it any more. She has to let the app in again."

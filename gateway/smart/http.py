@@ -1,12 +1,14 @@
-"""HTTP to an EHR's authorization server: small JSON documents, without redirects, cookies or proxies from the environment, within time and size.
+"""HTTP to an authorization server that is not ours: small JSON documents, without redirects, cookies or proxies from the environment.
 
-Requests are few (one every few minutes), so httpx does; what goes to the FHIR base itself goes by `adapters.ehr`.
+Each answer is whole, within time and size. Requests are few (one every few minutes), so httpx does; what goes to the FHIR base of an EHR goes by
+`adapters.ehr`, and URLs that strangers name are fetched by `server.clients.jwks`.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import ssl
 import time
 from collections.abc import Mapping
@@ -24,6 +26,8 @@ from gateway import __version__
 MAX_BYTES = 1024 * 1024  # a person's resource may hold a photograph
 _AGREES = 5.0
 """Seconds by which two clocks may differ and count as one: a Date header has whole seconds, and it was on its way."""
+_DEFAULT_LIFE = 60  # seconds, when the answer says nothing
+_LONGEST_LIFE = 3600
 _COMMON = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": f"fhir-portal-gateway/{__version__}"}
 
 
@@ -85,6 +89,15 @@ class Http:
             data = await _capped(response)
         named = {name.lower(): value for name, value in response.headers.items()}
         return Answer(response.status_code, named, _object(data), _skew(named.get("date", "")))
+
+
+def life_of(cache_control: str) -> int:
+    """How many seconds an answer may be kept: never longer than it says."""
+    text = cache_control.lower()
+    if "no-store" in text or "no-cache" in text:
+        return 0
+    match = re.search(r"(?:^|[,\s])max-age=\"?(\d{1,9})", text)
+    return min(int(match[1]), _LONGEST_LIFE) if match else _DEFAULT_LIFE
 
 
 async def _capped(response: httpx.Response) -> bytes:
