@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Protocol
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import msgspec
 
@@ -13,7 +13,7 @@ from gateway.fhir.search import canonical
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.smart.policy import LETTER
 from gateway.smart.principal import Principal
-from gateway.smart.server.trial import Noted, is_secret
+from gateway.smart.server.trial import Noted, is_secret, redacted
 
 
 class _Searchset(msgspec.Struct):
@@ -22,6 +22,9 @@ class _Searchset(msgspec.Struct):
     entry: list[msgspec.Raw] = []
 
 
+_MISPLACED = "(a token, which does not belong there)"
+_OF_SEARCHES = ("code", "request")
+"""Parameters of FHIR searches, though OAuth has secrets of these names: those are known by their look."""
 _decode = msgspec.json.Decoder(_Searchset).decode
 
 
@@ -60,13 +63,12 @@ def call(asked: Asked, principal: Principal | None, interaction: Interaction | N
     if interaction:
         facts["interaction"] = f"{interaction.kind} {interaction.type}".strip()
     if interaction and interaction.kind is Kind.SEARCH and asked.method == "POST":
-        secret = any(is_secret(one.name) for one in interaction.params)
-        facts["search"] = "(a token, which does not belong there)" if secret else canonical(interaction.params)
+        facts["search"] = _query(canonical(interaction.params))
     if principal and interaction:
         letter = LETTER.get(interaction.kind, "")
         facts["scopes"] = [str(one) for one in principal.scopes if letter and one.allows(interaction.type, letter)]
     if refused:
-        facts |= {"reason": refused.reason, "sentence": refused.message}
+        facts |= {"reason": refused.reason, "sentence": redacted(refused.message)}
     elif answer.header("Cache-Status"):
         facts |= {"cached": "hit" in answer.header("Cache-Status"), "entries": _entries(answer, interaction)}
     if simulated := _simulated(principal, refused):
@@ -81,10 +83,18 @@ def document(asked: Asked, answer: Answer, ms: float) -> Noted:
 
 def _address(asked: Asked) -> str:
     """As the app wrote it, but for a token that does not belong there."""
-    query = asked.query.decode("latin-1")
-    if any(is_secret(name) for name, _ in parse_qsl(query, keep_blank_values=True)):
-        query = "(a token, which does not belong there)"
-    return f"/fhir/{asked.ehr}/{asked.path}" + (f"?{query}" if query else "")
+    path, query = "/".join(map(redacted, asked.path.split("/"))), _query(asked.query.decode("latin-1"))
+    return f"/fhir/{asked.ehr}/{path}" + (f"?{query}" if query else "")
+
+
+def _query(query: str) -> str:
+    return "&".join(_parameter(*one.partition("=")) for one in query.split("&"))
+
+
+def _parameter(name: str, equals: str, value: str) -> str:
+    plain = unquote_plus(name)
+    secret = is_secret(plain) and plain not in _OF_SEARCHES
+    return f"{redacted(name)}{equals}{_MISPLACED if secret and value else redacted(value)}"
 
 
 def _entries(answer: Answer, interaction: Interaction | None) -> int:

@@ -7,10 +7,12 @@ the grant and the Principal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from gateway.store.oauth_rows import Grant
 
@@ -167,16 +169,38 @@ async def living(grant: Grant, watch: Watch, moment: datetime) -> Grant:
 
 _SECRET = ("code_verifier", "client_secret", "client_assertion", "password", "id_token_hint", "launch", "request_uri", "code", "request", "trial")
 """Parameters whose values are not kept, only how long they are."""
+_OPAQUE = ("state", "nonce", "code_challenge")
+"""What may look like a secret of ours and is none: the app sends it through the browser, and gets it back."""
+_LOOKS_SECRET = re.compile(r"(?<![\w-])[\w-]{43}(?![\w-])|\beyJ[\w-]+\.[\w-]+\.[\w-]*", re.ASCII)
+"""As `new_secret` makes tokens, codes, handles and ids of trials; and a signed JWT."""
+_ENCODED = 4  # times that something is percent-encoded, at most
 
 
 def shown(pairs: Sequence[tuple[str, str]]) -> list[list[str]]:
-    """The parameters of a request as they may be kept: in order, secrets as their length."""
-    return [[name, hidden(value) if is_secret(name) else value] for name, value in pairs]
+    """The parameters of a request as they may be kept: in order, secrets as their length, whatever they are called."""
+    return [[name, hidden(value) if is_secret(name) or (name not in _OPAQUE and holds_secret(value)) else value] for name, value in pairs]
 
 
 def hidden(value: str) -> str:
     """A secret as it may be kept."""
     return f"({len(value)} characters)"
+
+
+def holds_secret(text: str) -> bool:
+    """Whether something in it looks like a token, a code or an assertion, however it is encoded."""
+    for _ in range(_ENCODED):
+        if _LOOKS_SECRET.search(text):
+            return True
+        text, before = unquote(text), text
+        if text == before:
+            return False
+    return True
+
+
+def redacted(text: str) -> str:
+    """A text as it may be kept: what looks like a secret as its length, and all of it where that is encoded."""
+    found = _LOOKS_SECRET.sub(lambda match: hidden(match[0]), text)
+    return hidden(text) if holds_secret(found) else found
 
 
 def is_secret(name: str) -> bool:

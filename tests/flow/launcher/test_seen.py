@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -103,6 +104,55 @@ async def test_no_event_holds_a_secret(world: World):
     for secret in secrets:
         assert not [where for where in (shown, opened, audited, *stored, *labelled) if secret in where]
     assert A.encode() not in b"".join(row.sealed for row in await _events(world))
+
+
+MISPLACED = {
+    "in the path": ("GET", "Patient/{}", "Patient/(43 characters)"),
+    "in a version": ("GET", "Observation/{}/_history/1", "Observation/(43 characters)/_history/1"),
+    "with other letters": ("GET", "Patient/Bearer%20{}", "Patient/(52 characters)"),
+    "where the sentence quotes the path": ("POST", "Patient/{}/_history", "Patient/(43 characters)/_history"),
+    "in a parameter": ("GET", "Observation?_id={}&status=final", "Observation?_id=(43 characters)&status=final"),
+    "in a reference": ("GET", "Observation?subject=Patient/{}", "Observation?subject=Patient/(43 characters)"),
+    "as a name": ("GET", "Observation?{}", "Observation?(43 characters)"),
+    "as a name of its own": ("GET", "Observation?refresh%5Ftoken={}", "Observation?refresh%5Ftoken=(a token, which does not belong there)"),
+    "as a code": ("GET", "Observation?code={}", "Observation?code=(43 characters)"),
+}
+
+
+async def test_a_secret_in_an_address_is_not_kept(world: World):
+    """A token, a code or a handle in the path or the query of a call, written plainly or encoded; codes of searches are none, and are shown."""
+    started = await world.start()
+    ride = await world.ride(started)
+    token, before = ride.body["access_token"], (await world.seen(started))[-1]["number"]
+    for secret in (token, ride.body["refresh_token"], ride.answer["code"], started.launch):
+        for method, path, _ in MISPLACED.values():
+            await world.at.fhir(token, method, path.format(secret))
+        letters = "".join(f"%{ord(letter):02x}" for letter in secret)
+        for encoded in (letters, letters.replace("%", "%25")):
+            await world.at.fhir(token, "GET", f"Patient/{encoded}")
+            await world.at.fhir(token, "GET", f"Observation?_id={encoded}")
+        await world.at.fhir(token, "GET", f"Patient/{ride.body['id_token']}")
+    seen = await world.seen(started, after=before)
+    told = [one["address"].removeprefix("/fhir/hapi/") for one in seen]
+    assert told[: len(MISPLACED)] == [shown for *_, shown in MISPLACED.values()]
+    kept = json.dumps(seen) + json.dumps([unquote(one["address"]) for one in seen]) + json.dumps([unquote(unquote(one["address"])) for one in seen])
+    for secret in (*ride.secrets, *(digest(one) for one in ride.secrets)):
+        assert secret not in kept
+    await world.at.fhir(token, "GET", "Observation?code=http://loinc.org|718-7&_sort=-date")
+    assert (await world.seen(started))[-1]["address"] == "/fhir/hapi/Observation?code=http://loinc.org|718-7&_sort=-date"
+
+
+async def test_a_secret_of_another_name_is_not_kept_of_a_request(world: World):
+    """In the authorization request and at the token endpoint too; what only looks like one (state, nonce, PKCE) is shown."""
+    first = await world.ride(await world.start())
+    started = await world.start(kind="standalone")
+    token, state = first.body["access_token"], "s" * 43
+    asked = smart.asking("app", STANDALONE, state=state, hint=token, nonce="n" * 43)
+    await world.in_trial(world.browser(), started.trial_id).authorize(asked)
+    request = next(one for one in await world.seen(started) if one["kind"] == "authorize")
+    parameters = dict(request["facts"]["parameters"])
+    shown = (parameters["hint"], parameters["state"], parameters["nonce"], len(parameters["code_challenge"]))
+    assert shown == ("(43 characters)", state, "n" * 43, 43)
 
 
 async def _events(world: World) -> list[Any]:
