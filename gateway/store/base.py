@@ -194,9 +194,12 @@ def _unavailable() -> Generator[None]:
 
 
 def _is_down(error: object) -> bool:
-    """PostgreSQL's classes of errors that pass: connection (08), resources (53), operator intervention (57), system (58); read-only standby."""
+    """PostgreSQL's classes of errors that pass: connection (08), resources (53), operator intervention (57), system (58); read-only standby.
+
+    And rollback (40): of two transactions that wait for each other it ends one, of which nothing is done.
+    """
     code = str(getattr(error, "sqlstate", None) or "")
-    return code[:2] in {"08", "53", "57", "58"} or code == "25006"
+    return code[:2] in {"08", "40", "53", "57", "58"} or code == "25006"
 
 
 def _prepare_sqlite(database: Database) -> None:

@@ -264,6 +264,40 @@ async def test_an_end_and_a_consent_do_not_cross(server, name):
     assert grant.revoked_at is not None
 
 
+CROSSING: dict[str, Callable[[smart.Smart, Visitor, str], Awaitable[Any]]] = {
+    "sign out": lambda server, _, secret: server.sessions.end(secret, Caller()),
+    "sign out everywhere": lambda server, visitor, _: server.sessions.end_all(visitor, Caller()),
+    "factors reset": lambda server, visitor, _: server.factors.reset(visitor.account),
+    "another person signs in": lambda server, _, secret: _as_another(server, secret),
+}
+
+
+@pytest.mark.parametrize("name", ["exchange", *CROSSING])
+async def test_what_touches_several_of_hers_goes_by_the_account(server, name):
+    """Two that end or give something of one person take their turns: else each has a row that the other wants, and PostgreSQL ends one of them."""
+    await server.person("bob")
+    account, browser, pkce = await server.accounts.named("ann"), smart.Browser(server.app()), smart.Pkce()
+    code = await smart.code_for(browser, smart.asking(scope=SCOPE, pkce=pkce))
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
+    secret = await server.sessions.begin(account)
+    visitor = await server.sessions.current(secret)
+    work = smart.exchange(browser.http, form) if name == "exchange" else CROSSING[name](server, visitor, secret)
+    async with server.database.write() as connection:
+        await people.lock_account(connection, account.id)
+        task = asyncio.ensure_future(work)
+        assert not (await asyncio.wait({task}, timeout=0.2))[0]
+        await rows.end_access(connection, server.clock(), "test", account_id=account.id)
+    done = await task
+    assert name != "exchange" or done.json()["error"] == "invalid_grant"
+
+
+async def _as_another(server: smart.Smart, secret: str) -> str:
+    """Somebody else signs in at the same browser."""
+    other = await server.accounts.named("bob")
+    assert other is not None
+    return await server.sessions.begin(other, replaces=secret)
+
+
 def _given(server: smart.Smart) -> GivenAccess:
     return GivenAccess(server.database, record_in=server._record_in, clock=server.clock)
 

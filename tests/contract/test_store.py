@@ -100,6 +100,26 @@ async def test_a_mistake_of_ours_is_not_a_database_that_is_down(database: Databa
         await _add(database, 1)
 
 
+@pytest.mark.postgres
+async def test_two_that_wait_for_each_other_are_no_mistake(postgres_url: str):
+    """PostgreSQL ends one of them: nothing of it is done, and whoever asked is told to come back."""
+    database = Database(postgres_url)
+    await _make(database)
+    await asyncio.gather(*(_add(database, number) for number in (1, 2)))
+    both = asyncio.Barrier(2)
+
+    async def take(first: int, then: int) -> None:
+        async with database.write() as connection:
+            await connection.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
+            await connection.execute(update(_things).where(_things.c.id == first).values(name=f"before {first}"))
+            await both.wait()
+            await connection.execute(update(_things).where(_things.c.id == then).values(name=f"after {first}"))
+
+    found = await asyncio.gather(take(1, 2), take(2, 1), return_exceptions=True)
+    await database.close()
+    assert sorted(type(one).__name__ for one in found) == ["NoneType", "Unavailable"]
+
+
 async def test_many_writers_wait_for_each_other(database: Database):
     """A hundred at once, all committed, none refused."""
     await asyncio.gather(*(_add(database, number) for number in range(100)))

@@ -85,6 +85,8 @@ class Sessions:
                 return ""  # else a sign-in with the old password, judged before it was replaced, would outlive it
             before = await people.web_session(connection, digest(replaces)) if replaces else None
             patient = before.patient if before and before.account_id == account.id else ""
+            if before and before.account_id != account.id:
+                await people.lock_account(connection, before.account_id)  # before the session and what apps had by it, as in `end`
             if replaces:
                 await people.end_web_session(connection, digest(replaces))
             if before and before.account_id != account.id:
@@ -154,6 +156,7 @@ class Sessions:
                 return
             account = await people.account(connection, session.account_id)
             moment = self._clock()
+            await people.lock_account(connection, session.account_id)  # client, account, session, grants: in this order everywhere
             await people.end_web_session(connection, session.hash)
             await people.end_online_access(connection, session.account_id, moment)
             event = Event(account.ehr if account else "", caller, moment, account=account)

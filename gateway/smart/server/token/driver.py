@@ -121,6 +121,8 @@ class TokenDriver:
         patient = snapshot.grant.patient if snapshot.grant else ""
         said = [_SAID[type(effect)] for effect in decided.effects if type(effect) in _SAID]
         async with self._database.write() as connection:
+            if snapshot.code and snapshot.account:  # before any grant of hers, as all do who end several: none waits for the other
+                await people.account_held(connection, snapshot.account.id)
             for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
                 if not await _apply(connection, effect, snapshot):
                     raise _LostError
