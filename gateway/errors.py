@@ -2,6 +2,7 @@
 
 GatewayError
 ├── ConfigError               a setting is wrong; says where, and the fix
+├── NotDone                   what was asked for cannot be: says the fact; whoever asked knows what to do about it
 ├── FhirError                 becomes an OperationOutcome; knows its HTTP status and issue code
 │   ├── BadRequest            400  the request cannot be understood
 │   ├── Unauthenticated       401  no token, or one that counts no longer
@@ -47,6 +48,20 @@ class ConfigError(GatewayError):
         super().__init__(message)
         self.where = where
         self.fix = fix
+
+
+class NotDone(GatewayError):
+    """It was not done, and nothing was changed."""
+
+    def __init__(self, message: str, *, what: str, about: str = "", fix: str = "", **facts: str) -> None:
+        super().__init__(message)
+        self.what = what
+        """A stable id of the fact, such as `client-unknown`: by it the command line knows what to type instead (`cli.fixes`)."""
+        self.about = about
+        """Which argument it is about, by its name here."""
+        self.fix = fix
+        """What would be right, in words that hold wherever it is asked for."""
+        self.facts = facts
 
 
 class NotSent(GatewayError):

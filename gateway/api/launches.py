@@ -18,7 +18,7 @@ from gateway import __version__
 from gateway.api.asgi import Limits, read_body, value, values
 from gateway.api.oauth import OAuthEdge, answered
 from gateway.api.trials import EVENTS
-from gateway.errors import ConfigError, Unauthenticated
+from gateway.errors import ConfigError, NotDone, Unauthenticated
 from gateway.smart.principal import Principal
 from gateway.smart.record import Caller, Event
 from gateway.smart.scopes import LAUNCH_RIGHT
@@ -31,13 +31,8 @@ from gateway.store.base import now
 PATH = "/api/launches"
 _EVERY = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _LIMITS = Limits(cap=64 * 1024)
-_FIELDS = {
-    "--client": "client_id",
-    "--fhir-context": "fhirContext",
-    "fhir_context": "fhirContext",
-    "--style-url": "smart_style_url",
-    "style_url": "smart_style_url",
-}
+_FIELDS = {"username": "user", "fhir_context": "fhirContext", "style_url": "smart_style_url"}
+"""Where a member here has another name than the field that it becomes."""
 _OF_TRIALS = frozenset({"fault", "scopes", "access_life", "refresh_life"})
 
 
@@ -53,7 +48,7 @@ class Launches(Protocol):
     """smart.server.authorization.launches.Launches."""
 
     async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
-        """A new launch, on record with who asked for it. Raises ConfigError."""
+        """A new launch, on record with who asked for it. Raises NotDone."""
         ...
 
 
@@ -147,8 +142,8 @@ async def _created(request: Request, authenticator: Authenticates, starters: Sta
         return _noted(refused("invalid_request", f"{named}: only where the launcher is enabled."), principal, caller)
     try:
         answer = await _started(asked, starters, caller, principal.client_id)
-    except ConfigError as error:
-        field = _FIELDS.get(error.where, error.where.removeprefix("--"))
+    except (ConfigError, NotDone) as error:  # of a trial, of a launch
+        field = _field(error)
         return _noted(refused("invalid_request", f"{field}: {error}"), principal, caller)
     return Decided(201, answer.model_dump(exclude_unset=True), recorded=True)
 
@@ -161,6 +156,12 @@ async def _started(asked: LaunchRequest, starters: Starters, caller: Caller, by:
     started = await starters.trials.start(_trial(asked), caller, by)
     events = starters.public_url + EVENTS.format(trial_id=started.trial_id)
     return LaunchAnswer(iss=started.iss, launch=started.launch, launch_url=started.url, trial=started.trial_id, events=events)
+
+
+def _field(error: ConfigError | NotDone) -> str:
+    """The member that it is about."""
+    about = error.about if isinstance(error, NotDone) else error.where
+    return _FIELDS.get(about, about)
 
 
 def _noted(decided: Decided, principal: Principal, caller: Caller) -> Decided:

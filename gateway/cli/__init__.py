@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from gateway.cli import output
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, NotDone
 
 COMMANDS = {
     # name: (module under gateway.cli, one line of help), so that `gateway --help` imports nothing
@@ -63,7 +63,7 @@ class Commands(click.Group):
         os.umask(0o077)
         try:
             return super().main(*args, **kwargs)
-        except ConfigError as error:
+        except (ConfigError, NotDone) as error:
             output.complain(error)
             sys.exit(2)
         except GatewayError as error:

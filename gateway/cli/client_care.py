@@ -18,6 +18,8 @@ from gateway.store.oauth_rows import Invite
 
 T = TypeVar("T")
 
+_FLAGS = {"id": "ID", "client_id": "ID", "version": "--version", "scope": "--system-scope"}
+
 _APPROVE = """\b
 Example:
   gateway client show 5f0c2b9a
@@ -149,7 +151,7 @@ def invite(
     """Make a token with which a developer registers a client at one EHR (registration = token), and print it, this once."""
     loaded = options.settings(config, store, ehr)
     terms = Terms(options.chosen(loaded, ehr), uses, days, system_scope)
-    made, token = with_state(loaded.settings, lambda state: local.invites(state).make(terms))
+    made, token = with_state(loaded.settings, lambda state: local.invites(state).make(terms), _FLAGS)
     if json_:
         output.show_json(_told(made) | {"initial_access_token": token})
         return
@@ -164,7 +166,7 @@ def invite(
 @options.as_json
 def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """List the invites that can still be used."""
-    found = with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).usable())
+    found = with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).usable(), _FLAGS)
     if json_:
         output.show_json([_told(one) for one in found])
         return
@@ -178,7 +180,7 @@ def invites(json_: bool, config: Path | None, store: str | None, ehr: tuple[str,
 @options.as_json
 def withdraw(id_: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """End an invite before its time. Clients that were registered with it stay."""
-    with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).withdraw(id_))
+    with_state(options.settings(config, store, ehr).settings, lambda state: local.invites(state).withdraw(id_), _FLAGS)
     output.say({"id": id_, "uses_left": 0}, f"The invite {id_} is withdrawn.", json_=json_)
 
 
@@ -187,7 +189,7 @@ COMMANDS: tuple[click.Command, ...] = (approve, disable, enable, rotate_secret, 
 
 def with_clients(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[Clients], Awaitable[T]]) -> T:
     """What `work` makes of the registered clients."""
-    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.clients(state)))
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.clients(state)), _FLAGS)
 
 
 def _grants(ended: int) -> str:

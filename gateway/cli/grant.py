@@ -16,6 +16,8 @@ from gateway.smart.server.authorization.operator import Given, GivenAccess, Whos
 
 T = TypeVar("T")
 
+_FLAGS = {"id": "ID", "username": "--user", "client_id": "--client"}
+
 EXAMPLE = """\b
 Examples:
   gateway grant list
@@ -96,7 +98,7 @@ def _confirm(whose: Whose) -> None:
 
 
 def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[GivenAccess], Awaitable[T]]) -> T:
-    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.given_access(state)))
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.given_access(state)), _FLAGS)
 
 
 def _told(one: Given) -> dict[str, Any]:

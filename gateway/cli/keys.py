@@ -60,7 +60,7 @@ def rotate(at_once: bool, json_: bool, config: Path | None, store: str | None, e
 
 
 def _with(config: Path | None, store: str | None, ehr: tuple[str, ...], work: Callable[[SigningKeys], Awaitable[T]]) -> T:
-    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.signing_keys(state)))
+    return with_state(options.settings(config, store, ehr).settings, lambda state: work(local.signing_keys(state)), {"keys": "gateway keys rotate"})
 
 
 def _moment(moment: datetime | None) -> str:

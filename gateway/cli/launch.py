@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,9 +12,20 @@ import click
 
 from gateway import local
 from gateway.cli import options, output
-from gateway.config import Settings
+from gateway.cli.state import with_state
 from gateway.errors import ConfigError
-from gateway.smart.server.authorization.launches import Created, Wanted
+from gateway.smart.server.authorization.launches import Wanted
+
+_FLAGS = {
+    "client_id": "--client",
+    "patient": "--patient",
+    "encounter": "--encounter",
+    "username": "--user",
+    "intent": "--intent",
+    "tenant": "--tenant",
+    "style_url": "--style-url",
+    "fhir_context": "--fhir-context",
+}
 
 EXAMPLE = """\b
 Example:
@@ -71,7 +81,7 @@ def create(
         style_url=style_url,
         fhir_context=_items(fhir_context),
     )
-    created = asyncio.run(_create(loaded.settings, wanted))
+    created = with_state(loaded.settings, lambda state: local.launches(state).create(wanted), _FLAGS)
     if json_:
         output.show_json(asdict(created))
     else:
@@ -88,8 +98,3 @@ def _items(texts: tuple[str, ...]) -> tuple[Mapping[str, Any], ...]:
             raise ConfigError("That is not JSON.", where="--fhir-context", fix='{"reference": "ImagingStudy/1"}, in quotes for the shell') from error
         found += cast("list[Any]", parsed) if isinstance(parsed, list) else [parsed]
     return tuple(found)
-
-
-async def _create(settings: Settings, wanted: Wanted) -> Created:
-    async with local.opened(settings) as state:
-        return await local.launches(state).create(wanted)

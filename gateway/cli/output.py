@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, NotDone
 
 
 def show_json(value: Any) -> None:
@@ -35,7 +35,7 @@ def note(text: str) -> None:
 def complain(error: GatewayError) -> None:
     """One line: where, what, and the fix."""
     where = f"{error.where}: " if isinstance(error, ConfigError) and error.where else ""
-    fix = f". Fix: {error.fix}" if isinstance(error, ConfigError) and error.fix else ""
+    fix = f". Fix: {error.fix}" if isinstance(error, ConfigError | NotDone) and error.fix else ""
     click.echo(f"gateway: {where}{error.message.rstrip('.') if fix else error.message}{fix}", err=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -13,10 +12,14 @@ import click
 
 from gateway import local
 from gateway.cli import options, output
+from gateway.cli.state import with_state
 from gateway.config import Settings
 from gateway.errors import ConfigError
+from gateway.local import State
 from gateway.smart.server.people.accounts import Accounts
 from gateway.store.oauth_rows import Account, ListedPatient
+
+_FLAGS = {"username": "NAME", "password": "--password-stdin", "fhir_user": "--fhir-user"}
 
 EXAMPLE = """\b
 Examples:
@@ -63,7 +66,7 @@ def add(
         "display_name": display_name,
         "patients": tuple(ListedPatient(id_, shown) for id_, _, shown in (one.partition("=") for one in patient)),
     }
-    account = asyncio.run(_add(loaded.settings, name, _password(stdin=password_stdin), facts))
+    account = _add(loaded.settings, name, _password(stdin=password_stdin), facts)
     _say(account, f"{account.username} may sign in at {account.ehr} as {account.fhir_user}.", json_=json_, patients=list(patient))
 
 
@@ -74,7 +77,7 @@ def list_(json_: bool, config: Path | None, store: str | None, ehr: tuple[str, .
     """List everybody who was added, closed accounts too. With --ehr NAME, those of that EHR."""
     loaded = options.settings(config, store, ehr)
     wanted = {one.partition("=")[0] for one in ehr}
-    found = [(one, listed) for one, listed in asyncio.run(_all(loaded.settings)) if not wanted or one.ehr in wanted]
+    found = [(one, listed) for one, listed in _all(loaded.settings) if not wanted or one.ehr in wanted]
     if json_:
         output.show_json([_told(one, listed) for one, listed in found])
         return
@@ -99,7 +102,7 @@ def password(
     """Give NAME a new password; every session that was begun with the old one ends."""
     settings = options.settings(config, store, ehr).settings
     new = _password(stdin=password_stdin)
-    account = asyncio.run(_change(settings, name, lambda accounts, found: accounts.set_password(found, new)))
+    account = _change(settings, name, lambda accounts, found: accounts.set_password(found, new))
     _say(account, f"{account.username} has a new password, and is signed out everywhere.", json_=json_)
 
 
@@ -113,7 +116,7 @@ def reset_factors(name: str, json_: bool, config: Path | None, store: str | None
     Do it only for somebody of whom you know who it is. Every session ends.
     """
     settings = options.settings(config, store, ehr).settings
-    account = asyncio.run(_reset(settings, name))
+    account = _reset(settings, name)
     _say(account, f"{account.username} signs in with the password alone, and is signed out everywhere.", json_=json_)
 
 
@@ -124,7 +127,7 @@ def reset_factors(name: str, json_: bool, config: Path | None, store: str | None
 def disable(name: str, json_: bool, config: Path | None, store: str | None, ehr: tuple[str, ...]) -> None:  # noqa: FBT001  # click passes by name
     """Close the account of NAME: sessions and apps have no more access from their next request on."""
     settings = options.settings(config, store, ehr).settings
-    account = asyncio.run(_change(settings, name, lambda accounts, found: accounts.disable(found)))
+    account = _change(settings, name, lambda accounts, found: accounts.disable(found))
     _say(account, f"{account.username} is closed: nothing is done in this person's name any more.", json_=json_)
 
 
@@ -152,24 +155,27 @@ def _day(moment: datetime | None) -> str:
     return f"{moment:%Y-%m-%d}" if moment else "-"
 
 
-async def _all(settings: Settings) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
-    async with local.opened(settings) as state:
-        return await local.accounts(state).all()
+def _all(settings: Settings) -> tuple[tuple[Account, tuple[ListedPatient, ...]], ...]:
+    return with_state(settings, lambda state: local.accounts(state).all(), _FLAGS)
 
 
-async def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
-    async with local.opened(settings) as state:
+def _change(settings: Settings, name: str, change: Callable[[Accounts, Account], Awaitable[None]]) -> Account:
+    async def changed(state: State) -> Account:
         accounts = local.accounts(state)
         found = await _found(accounts, name)
         await change(accounts, found)
         return found
 
+    return with_state(settings, changed, _FLAGS)
 
-async def _reset(settings: Settings, name: str) -> Account:
-    async with local.opened(settings) as state:
+
+def _reset(settings: Settings, name: str) -> Account:
+    async def changed(state: State) -> Account:
         found = await _found(local.accounts(state), name)
         await local.factors(state).reset(found)
         return found
+
+    return with_state(settings, changed, _FLAGS)
 
 
 async def _found(accounts: Accounts, name: str) -> Account:
@@ -178,9 +184,8 @@ async def _found(accounts: Accounts, name: str) -> Account:
     return found
 
 
-async def _add(settings: Settings, name: str, password: str, facts: dict[str, Any]) -> Account:
-    async with local.opened(settings) as state:
-        return await local.accounts(state).add(name, password, **facts)
+def _add(settings: Settings, name: str, password: str, facts: dict[str, Any]) -> Account:
+    return with_state(settings, lambda state: local.accounts(state).add(name, password, **facts), _FLAGS)
 
 
 def _password(*, stdin: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.server.people.factors import FactorLocked, Over, WrongCode
 from gateway.smart.server.people.verification import Changed
 from gateway.smart.server.requests import given, parse_form
@@ -60,7 +60,7 @@ class _Forgotten:
         form, asked, browser = await self._sent(request)
         try:
             judged = await self._verification.reset(browser, form.one.get("code", ""), form.one.get("password", ""), self._edge.caller(request))
-        except ConfigError:
+        except NotDone:
             return self._page(request, "forgotten_code.html", asked, problem="password", status=422)
         match judged:
             case Changed():

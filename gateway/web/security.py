@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.server.people import totp
 from gateway.smart.server.people.factors import Enrolled, FactorLocked, Over, WrongCode
 from gateway.smart.server.people.verification import Malformed, Sent, Verified
@@ -147,7 +147,7 @@ class _Security:
         """Change it."""
         try:
             secret = await self._doors.accounts.change_password(person.visitor, form.get("password", ""), self._edge.caller(request))
-        except ConfigError:
+        except NotDone:
             return self._render("security_password.html", person, status=422, problem="password")
         await self._doors.verification.tell(person.account, "Your password was changed.")
         return self._done("password", secret)

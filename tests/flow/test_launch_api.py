@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway import local
-from gateway.errors import ConfigError, OAuthError
+from gateway.errors import NotDone, OAuthError
 from gateway.smart.record import Caller
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.store.base import now
@@ -132,7 +132,7 @@ async def test_a_launch_names_its_user_where_that_is_required(world: World):
     token = (await world.token()).json()["access_token"]
     assert (await world.launch(token, client_id="named")).status_code == 201
     launches = local.launches(replace(state, settings=replace(state.settings, launch_user="required")))
-    with pytest.raises(ConfigError, match="has to name its user"):
+    with pytest.raises(NotDone, match="has to name its user"):
         await launches.create(Wanted("hapi", "named", "a"))
     assert (await launches.create(Wanted("hapi", "named", "a", username="berg"))).launch
 

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.errors import ConfigError
+from gateway.cli.fixes import explained
+from gateway.errors import NotDone
 from gateway.smart.server.clients.admin import version_of
 from gateway.smart.server.clients.invites import Terms
 from gateway.smart.server.clients.own_registration import Policy
@@ -410,10 +411,10 @@ async def test_only_what_was_seen_is_approved(at):
         evil = (await dev.manage("PUT", told, named | {"client_name": "Your clinic\x1b[2J", "redirect_uris": ["https://evil.test/cb"]})).json()
         evil = evil if "client_id" in evil else (await dev.manage("PUT", told, named | {"redirect_uris": ["https://evil.test/cb"]})).json()
         for version in (version_of(seen), ""):
-            with pytest.raises(ConfigError, match=r"https://evil\.test/cb") as refused:
+            with pytest.raises(NotDone, match=r"https://evil\.test/cb") as refused:
                 await dev.server.clients.approve(told["client_id"], version)
         current = await dev.server.clients.named(told["client_id"])
-        assert f"approve {current.id} --version {version_of(current)}" in refused.value.fix
+        assert f"approve {current.id} --version {version_of(current)}" in explained(refused.value, {}).fix
         assert len(version_of(current)) == 8
         async with dev.server.database.write() as connection:
             assert not await registrations.approve(connection, seen)

@@ -10,7 +10,7 @@ import pytest
 from joserfc import jwk, jwt
 from joserfc.errors import JoseError
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.server.keys import KEPT, SigningKeys
 from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
@@ -96,7 +96,7 @@ async def test_a_new_key_is_published_at_once_and_signs_later(server, other):
 async def test_a_rotation_at_a_time(server, other):
     """A second one while the new key waits is refused in words; of two at once one is done."""
     await server.keys.rotate()
-    with pytest.raises(ConfigError, match="does not sign yet"):
+    with pytest.raises(NotDone, match="does not sign yet"):
         await other.rotate()
     assert len(await server.keys.listed()) == 2
 

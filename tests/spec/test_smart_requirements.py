@@ -16,7 +16,7 @@ import httpx
 import pytest
 from joserfc import jwk, jwt
 
-from gateway.errors import ConfigError, OAuthError
+from gateway.errors import NotDone, OAuthError
 from gateway.sandbox.double import Double, served
 from gateway.smart.server.authorization.launches import Launches, Wanted
 from gateway.smart.server.clients.registration import Registrar, Rules
@@ -327,7 +327,7 @@ async def test_only_registered_addresses_are_launched(world: World):
     """HL7@18: an app without a registered launch address is not launched."""
     app = {"client_id": "unlaunchable", "redirect_uris": ["https://app.test/other"], "token_endpoint_auth_method": "none"}
     await world.registrar.register(app)
-    with pytest.raises(ConfigError):
+    with pytest.raises(NotDone):
         await world.launches.create(Wanted("hapi", "unlaunchable", "a"))
 
 
@@ -390,7 +390,7 @@ async def test_openid_connect(world: World):
     accounts = Accounts(
         world.gateway.gateway.state.database, Passwords(time_cost=1, memory=64), record_in=world.gateway.gateway.state.audit.record_in
     )
-    with pytest.raises(ConfigError):
+    with pytest.raises(NotDone):
         await accounts.add("nobody", smart.PASSWORD, ehr="hapi", fhir_user="")
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from joserfc import jwk
 
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, NotDone
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.lifetimes import Lifetimes
 from gateway.store import oauth as rows
@@ -128,7 +128,7 @@ class SigningKeys:
     async def rotate(self, *, at_once: bool = False) -> Listed:
         """Make the next key. `at_once` is for keys that somebody may have stolen: the new one signs now, and no other is published any more.
 
-        Raises ConfigError when another rotation is under way.
+        Raises NotDone when another rotation is under way.
         """
         keys, moment = await self._all(), self._clock()
         new = await self._made(keys[0].slot + 1, moment if at_once else moment + timedelta(seconds=KEPT + _APART))
@@ -136,11 +136,7 @@ class SigningKeys:
         busy = not at_once and keys[0].signs_at is not None and keys[0].signs_at > moment
         async with self._database.write() as connection:
             if busy or not await rows.add_signing_key(connection, new):
-                raise ConfigError(
-                    "The keys were rotated just now, and the new one does not sign yet",
-                    where="gateway keys rotate",
-                    fix="wait until gateway keys list says that it signs; if a key was stolen, add --at-once",
-                )
+                raise NotDone("The keys were rotated just now, and the new one does not sign yet", what="keys-rotating", about="keys")
             await rows.delete_signing_keys(connection, [one.slot for one in gone])
             if self._record_in:
                 kid = self._open(new).kid

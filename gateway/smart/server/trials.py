@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import ConfigError, GatewayError, NotDone
 from gateway.seal import Seals
 from gateway.smart.addresses import is_web
 from gateway.smart.record import Caller, Event, RecordIn
@@ -46,7 +46,6 @@ _DISCOVERIES = 20  # documents read that are kept of one trial: anybody can read
 _DISCOVERIES_WAITING = 200
 _BATCH = 50
 _LONGEST = 32 * 1024  # characters of what is kept of one event
-_FIELDS = {"--client": "client_id", "--style-url": "style_url", "--fhir-context": "fhir_context"}
 
 
 class OpensSessions(Protocol):
@@ -220,9 +219,8 @@ class Trials:
             return Started(trial_id, with_parameters(url, {"iss": iss}), iss)
         try:
             created = await self._launches.create(_launch(wanted, digest(trial_id)), caller, by or "the launcher")
-        except ConfigError as error:
-            where = _FIELDS.get(error.where, error.where.removeprefix("--").replace("-", "_"))
-            raise ConfigError(error.message, where=where, fix=error.fix) from error
+        except NotDone as error:
+            raise ConfigError(error.message, where="user" if error.about == "username" else error.about, fix=error.fix) from error
         return Started(trial_id, created.url, created.iss, created.launch)
 
     def _wait(self, one: _Waiting) -> None:

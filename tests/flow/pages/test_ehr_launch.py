@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.server.authorization.launches import Wanted
 from tests.support import smart
 from tests.support.pages_scene import CONSENT, PATIENT, fields_of
@@ -113,7 +113,7 @@ async def test_a_launch_needs_what_it_names(running):
         Wanted("hapi", "app", "a", username="far"),
         Wanted("hapi", "app", "kid", username="ann"),
     ):
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(NotDone) as refused:
             await running.server.launches.create(wanted)
         assert refused.value.fix
     # For staff an EHR launch is enough: the record system chose the patient.

@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.record import Caller
 from gateway.smart.server.people.accounts import Accounts, Passwords, SignedIn, Wrong
 from gateway.smart.server.people.sessions import SessionLives
@@ -251,7 +251,7 @@ async def test_accounts_that_cannot_be_made(running):
         ("zoe", smart.PASSWORD, "Group/x"),
         ("zoe", smart.PASSWORD, "Patient/x/y"),
     ):
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(NotDone) as refused:
             await running.server.accounts.add(name, password, ehr="hapi", fhir_user=fhir_user)
         assert refused.value.fix
 

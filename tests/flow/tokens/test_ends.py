@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import ConfigError, Unauthenticated, Unavailable
+from gateway.errors import NotDone, Unauthenticated, Unavailable
 from gateway.smart.record import Caller
 from gateway.smart.server.authorization.operator import GivenAccess, Whose
 from gateway.smart.server.token.authenticator import Authenticator
@@ -94,7 +94,7 @@ async def test_an_operator_ends_what_was_allowed(running):
     assert (newest.username, newest.grant.client_id, newest.client_name) == ("ann", "web", "web & Co")
     await given.end(oldest.grant.id)
     assert [await running.counts(one["access_token"]) for one in (first, second)] == [False, True]
-    with pytest.raises(ConfigError, match="no such access"):
+    with pytest.raises(NotDone, match="no such access"):
         await given.end(oldest.grant.id)
     form = await running.code()
     assert await given.end_all(Whose("ann", "web")) == 2
@@ -106,7 +106,7 @@ async def test_an_operator_ends_what_was_allowed(running):
     assert await given.end_all(Whose(client_id="web")) == 1
     assert not await running.counts(third["access_token"])
     for whose in (Whose("nobody"), Whose(client_id="nobody"), Whose()):
-        with pytest.raises(ConfigError):
+        with pytest.raises(NotDone):
             await given.end_all(whose)
     told = [(one.client_id, one.user_id != "", one.detail) for one in server.records if one.action == "revoke"]
     counted = "grants, by the operator"
@@ -144,7 +144,7 @@ async def test_a_secret_is_replaced(running):
     assert [await counts(one) for one in (first, second)] == [False, True]
     third = await clients.rotate_secret("web")  # within no overlap: the one before is over at once, and so is the one before that
     assert [await counts(one) for one in (first, second, third)] == [False, False, True]
-    with pytest.raises(ConfigError, match="no secret"):
+    with pytest.raises(NotDone, match="no secret"):
         await clients.rotate_secret("app")
     told = [one for one in running.server.records if one.action == "client-secret"]
     assert len(told) == 3
@@ -169,7 +169,7 @@ async def test_a_deleted_client_leaves_nothing(running):
         return not await running.counts(held["access_token"]) and 200 not in answers
 
     assert await nothing_counts()
-    with pytest.raises(ConfigError, match="no client"):
+    with pytest.raises(NotDone, match="no client"):
         await clients.delete("web")
     await running.server.secret_app("web")
     assert await nothing_counts()

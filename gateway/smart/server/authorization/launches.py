@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization.fhir_context import problem_of_items, problem_of_style, problem_of_text
 from gateway.smart.server.endpoints import Endpoints
@@ -81,7 +81,10 @@ class Launches:
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
-        """A new launch. `by`: the id of the system that asks for it; "" for the operator. Raises ConfigError with the fix."""
+        """A new launch. `by`: the id of the system that asks for it; "" for the operator.
+
+        Raises NotDone, whose `about` is the name of a field of `Wanted`.
+        """
         moment, handle = self._clock(), new_secret()
         _check_ids(wanted)
         _check_extra(wanted)
@@ -116,38 +119,43 @@ def with_parameters(url: str, parameters: Mapping[str, str]) -> str:
 
 
 def _check_ids(wanted: Wanted) -> None:
-    for name, id_ in (("--patient", wanted.patient), ("--encounter", wanted.encounter)):
-        if not _ID.fullmatch(id_) and (id_ or name == "--patient"):
-            raise ConfigError("That is not the id of a resource.", where=name, fix="give the id alone, without its type")
+    for name, id_ in (("patient", wanted.patient), ("encounter", wanted.encounter)):
+        if not _ID.fullmatch(id_) and (id_ or name == "patient"):
+            raise NotDone("That is not the id of a resource.", what="id-malformed", about=name, fix="give the id alone, without its type")
 
 
 def _check_extra(wanted: Wanted) -> None:
     for name, problem, fix in (
-        ("--intent", problem_of_text(wanted.intent), "such as reconcile-medications; the app's documentation names those that it knows"),
-        ("--tenant", problem_of_text(wanted.tenant), "the name of the organization, as the app knows it"),
-        ("--style-url", problem_of_style(wanted.style_url), "the address of a JSON document with SMART styles"),
-        ("--fhir-context", problem_of_items(wanted.fhir_context), '\'{"reference": "ImagingStudy/123"}\', once for each item'),
+        ("intent", problem_of_text(wanted.intent), "such as reconcile-medications; the app's documentation names those that it knows"),
+        ("tenant", problem_of_text(wanted.tenant), "the name of the organization, as the app knows it"),
+        ("style_url", problem_of_style(wanted.style_url), "the address of a JSON document with SMART styles"),
+        ("fhir_context", problem_of_items(wanted.fhir_context), '\'{"reference": "ImagingStudy/123"}\', once for each item'),
     ):
         if problem:
-            raise ConfigError(problem, where=name, fix=fix)
+            raise NotDone(problem, what="context-malformed", about=name, fix=fix)
 
 
 def _launchable(client: Client | None, wanted: Wanted) -> Client:
     if client is None or not client.may_use(wanted.ehr):
-        raise ConfigError("That client is not registered here.", where="--client", fix="gateway client register --from FILE")
+        raise NotDone(
+            "That client is not registered here.", what="client-elsewhere", about="client_id", fix="register it, with this EHR among its own"
+        )
     if not (wanted.launch_url or client.launch_uri):
-        raise ConfigError("That client has no launch_uri.", where="--client", fix="add launch_uri to its registration and register it again")
+        fix = "add launch_uri to its registration and register it again"
+        raise NotDone("That client has no launch_uri.", what="client-not-launched", about="client_id", fix=fix)
     return client
 
 
 async def _person(connection: AsyncConnection, wanted: Wanted, *, must: bool) -> Account | None:
     if not wanted.username and must:  # for staff a launch is enough to open the record, whoever came by it
-        raise ConfigError("A launch has to name its user here.", where="--user", fix="say who is signed in at the EHR, or set launch_user = optional")
+        fix = "say who is signed in at the EHR, or set launch_user = optional"
+        raise NotDone("A launch has to name its user here.", what="user-unsaid", about="username", fix=fix)
     if not wanted.username:
         return None
     account = await people.account_named(connection, normalised(wanted.username))
     if account is None or account.disabled_at is not None or account.ehr != wanted.ehr:
-        raise ConfigError("There is no such user at that EHR.", where="--user", fix="gateway user add NAME --ehr EHR --fhir-user ...")
+        raise NotDone("There is no such user at that EHR.", what="account-elsewhere", about="username", fix="add the user, with that EHR")
     if not may_act_on(account, await people.listed(connection, account.id), wanted.patient, launched=True):
-        raise ConfigError("That user may not see that patient.", where="--user", fix="add the patient to the user's list")
+        fix = "add the patient to the user's list"
+        raise NotDone("That user may not see that patient.", what="patient-not-listed", about="username", fix=fix)
     return account

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization.grants import is_alive
 from gateway.smart.server.lifetimes import Lifetimes
@@ -43,7 +43,7 @@ class GivenAccess:
         self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
 
     async def listed(self, whose: Whose) -> tuple[Given, ...]:
-        """What is in force, the newest first; without a name, everybody's. Raises ConfigError where a name is nobody's."""
+        """What is in force, the newest first; without a name, everybody's. Raises NotDone where a name is nobody's."""
         moment = self._clock()
         async with self._database.read() as connection:
             account, client = await _named(connection, whose)
@@ -58,12 +58,12 @@ class GivenAccess:
         )
 
     async def end(self, grant_id: str) -> Grant:
-        """End one, with what the person chose for that app once and for all. Raises ConfigError when there is none of that id in force."""
+        """End one, with what the person chose for that app once and for all. Raises NotDone when there is none of that id in force."""
         moment = self._clock()
         async with self._database.write() as connection:
             grant = await rows.grant(connection, grant_id)
             if grant is None or not await self._ended(connection, grant):
-                raise ConfigError("There is no such access in force.", where="ID", fix="gateway grant list shows what there is")
+                raise NotDone("There is no such access in force.", what="access-unknown", about="id")
             account = await people.account(connection, grant.account_id) if grant.account_id else None
             event = Event(grant.ehr, Caller(), moment, await rows.client(connection, grant.client_id), account)
             await self._record_in(connection, event.record("revoke", 200, patient=grant.patient, detail="by the operator"))
@@ -72,14 +72,14 @@ class GivenAccess:
     async def end_all(self, whose: Whose) -> int:
         """End all of a person's, or of a client's, codes on their way too, and what was chosen once and for all. How many grants.
 
-        Raises ConfigError where a name is nobody's. A client stays registered, a person keeps her account: both may begin anew.
+        Raises NotDone where a name is nobody's. A client stays registered, a person keeps her account: both may begin anew.
         """
         moment = self._clock()
         async with self._database.write() as connection:
             account, client = await _named(connection, whose)
             await _hold(connection, account, client)
             if not (ids := _ids(account, client)):
-                raise ConfigError("Say whose.", where="--user", fix="give --user NAME, or --client ID, or both")
+                raise NotDone("Say whose.", what="whose-unsaid", about="username", fix="name a person, or a client, or both")
             ended = await rows.end_access(connection, moment, "operator", **ids)
             event = Event(account.ehr if account else ",".join(client.ehrs if client else ()), Caller(), moment, client, account)
             await self._record_in(connection, event.record("revoke", 200, detail=f"{ended} grants, by the operator"))
@@ -96,9 +96,9 @@ async def _named(connection: AsyncConnection, whose: Whose) -> tuple[Account | N
     account = await people.account_named(connection, normalised(whose.username)) if whose.username else None
     client = await rows.client(connection, whose.client_id) if whose.client_id else None
     if whose.username and account is None:
-        raise ConfigError("There is nobody of that name.", where="--user", fix="gateway user list shows who there is")
+        raise NotDone("There is nobody of that name.", what="account-unknown", about="username")
     if whose.client_id and client is None:
-        raise ConfigError(f"There is no client {whose.client_id}", where="--client", fix="gateway client list shows them")
+        raise NotDone(f"There is no client {whose.client_id}", what="client-unknown", about="client_id")
     return account, client
 
 

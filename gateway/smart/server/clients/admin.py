@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.store import oauth as rows
 from gateway.store import registrations
@@ -31,73 +31,74 @@ class Clients:
             return await rows.clients(connection)
 
     async def named(self, client_id: str) -> Client:
-        """Raises ConfigError when there is none of that id."""
+        """Raises NotDone when there is none of that id."""
         async with self._database.read() as connection:
             found = await rows.client(connection, client_id)
         if found is None:
-            raise ConfigError(f"There is no client {client_id}", where="ID", fix="gateway client list shows them")
+            raise NotDone(f"There is no client {client_id}", what="client-unknown", about="client_id")
         return found
 
     async def disable(self, client_id: str) -> int:
         """From the next request on, nothing is done in its name. What it was allowed ends for good; gives how many grants that were.
 
-        Raises ConfigError when there is no such client, or it is disabled already.
+        Raises NotDone when there is no such client, or it is disabled already.
         """
         client, moment = await self.named(client_id), self._clock()
         async with self._database.write() as connection:
             if not await rows.disable_client(connection, client.id, moment):
-                raise ConfigError(f"{client_id} is disabled already", where="ID", fix="gateway client show tells since when")
+                raise NotDone(f"{client_id} is disabled already", what="client-disabled", about="client_id")
             ended = await rows.end_access(connection, moment, "client-disabled", client_id=client.id)
             await self._on_record(connection, client, "client-disable", f"{ended} grants ended")
         return ended
 
     async def enable(self, client_id: str) -> None:
-        """It may ask for access again; what it had does not come back. Raises ConfigError when there is no such client, or it is in use."""
+        """It may ask for access again; what it had does not come back. Raises NotDone when there is no such client, or it is in use."""
         client = await self.named(client_id)
         async with self._database.write() as connection:
             if not await rows.enable_client(connection, client.id):
-                raise ConfigError(f"{client_id} is not disabled", where="ID", fix="gateway client list shows which are")
+                raise NotDone(f"{client_id} is not disabled", what="client-in-use", about="client_id")
             await self._on_record(connection, client, "client-enable")
 
     async def approve(self, client_id: str, version: str = "") -> None:
         """Let a client in that registered itself, as it was when somebody looked at it: `version` is the one of what was seen.
 
-        Raises ConfigError when there is no such client, it does not wait, or what is registered now has another version.
+        Raises NotDone when there is no such client, it does not wait, or what is registered now has another version.
         """
         client = await self.named(client_id)
         if client.pending_since is None:
-            raise ConfigError(f"{client_id} does not wait for anybody", where="ID", fix="gateway client list shows which do")
+            raise NotDone(f"{client_id} does not wait for anybody", what="client-not-waiting", about="client_id")
         if version != version_of(client):
             problem = "What was looked at is not registered any more" if version else "Say what you looked at"
-            fix = f"if it may come in as it is: gateway client approve {client_id} --version {version_of(client)}"
-            raise ConfigError(f"{problem}. Registered now: {_reviewed(client)}", where="--version", fix=fix)
+            facts = {"client_id": client_id, "version": version_of(client)}
+            raise NotDone(f"{problem}. Registered now: {_reviewed(client)}", what="client-not-as-seen", about="version", **facts)
         async with self._database.write() as connection:
             if not await registrations.approve(connection, client):
-                raise ConfigError(f"{client_id} was changed at the same moment", where="ID", fix="look at it with gateway client show, and try again")
+                raise NotDone(f"{client_id} was changed at the same moment", what="client-moved", about="client_id")
             await self._on_record(connection, client, "client-approve")
 
     async def rotate_secret(self, client_id: str, *, overlap: timedelta = timedelta()) -> str:
         """Its new secret, this once. The old one counts for `overlap` longer, and by default no longer.
 
-        Raises ConfigError when there is no such client, it has no secret, or somebody else is giving it one.
+        Raises NotDone when there is no such client, it has no secret, or somebody else is giving it one.
         """
         client, secret = await self.named(client_id), new_secret()
         if not client.secret_hash:
-            raise ConfigError(f"{client_id} has no secret", where="ID", fix="its keys are replaced at its jwks_uri, or by registering it again")
+            fix = "its keys are replaced at its jwks_uri, or by registering it again"
+            raise NotDone(f"{client_id} has no secret", what="client-without-secret", about="client_id", fix=fix)
         until = self._clock() + overlap if overlap else None
         async with self._database.write() as connection:
             if not await registrations.replace_secret(connection, client, digest(secret), old_until=until):
-                raise ConfigError(f"{client_id} was changed at the same moment", where="ID", fix="look at it with gateway client show, and try again")
+                raise NotDone(f"{client_id} was changed at the same moment", what="client-moved", about="client_id")
             await self._on_record(connection, client, "client-secret", f"the old one until {until:%Y-%m-%dT%H:%MZ}" if until else "")
         return secret
 
     async def delete(self, client_id: str) -> int:
-        """Forget it. What it was allowed ends for good; gives how many grants that were. Raises ConfigError when there is no such client."""
+        """Forget it. What it was allowed ends for good; gives how many grants that were. Raises NotDone when there is no such client."""
         client, moment = await self.named(client_id), self._clock()
         async with self._database.write() as connection:
             ended = await forget(connection, client, moment)
             if ended is None:
-                raise ConfigError(f"There is no client {client_id}", where="ID", fix="gateway client list shows them")
+                raise NotDone(f"There is no client {client_id}", what="client-unknown", about="client_id")
             await self._on_record(connection, client, "client-delete", f"{ended} grants ended")
         return ended
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gateway.errors import ConfigError
+from gateway.errors import NotDone
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import parse_scope, split
 from gateway.store import registrations
@@ -30,12 +30,11 @@ class Invites:
         self._database, self._record_in, self._clock = database, record_in, clock
 
     async def make(self, terms: Terms) -> tuple[Invite, str]:
-        """A new one and its token, this once. Raises ConfigError for a scope that is none of a system's."""
+        """A new one and its token, this once. Raises NotDone for a scope that is none of a system's."""
         scopes = split(terms.scope)
         if not all((scope := parse_scope(one)) and scope.level == "system" for one in scopes):
-            raise ConfigError(
-                "That is no list of system scopes", where="--system-scope", fix='write it like "system/Observation.rs system/Patient.r"'
-            )
+            fix = 'write it like "system/Observation.rs system/Patient.r"'
+            raise NotDone("That is no list of system scopes", what="scope-malformed", about="scope", fix=fix)
         token, moment = new_secret(), self._clock()
         invite = Invite(new_id(), digest(token), terms.ehr, " ".join(scopes), terms.uses, moment, moment + timedelta(days=terms.days))
         async with self._database.write() as connection:
@@ -50,9 +49,9 @@ class Invites:
             return await registrations.invites(connection, self._clock())
 
     async def withdraw(self, id_: str) -> None:
-        """It cannot be used any more. Raises ConfigError when there is no usable one of that id."""
+        """It cannot be used any more. Raises NotDone when there is no usable one of that id."""
         moment = self._clock()
         async with self._database.write() as connection:
             if not await registrations.withdraw_invite(connection, id_, moment):
-                raise ConfigError(f"There is no invite {id_} that could be used", where="ID", fix="gateway client invites shows them")
+                raise NotDone(f"There is no invite {id_} that could be used", what="invite-unknown", about="id")
             await self._record_in(connection, Event("", Caller(), moment).record("invite-withdraw", 200, detail=id_))

@@ -18,7 +18,7 @@ from typing import TypeVar
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from gateway.errors import ConfigError, Unavailable
+from gateway.errors import NotDone, Unavailable
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.people.sessions import Visitor, renew_in
@@ -157,13 +157,13 @@ class Accounts:
         display_name: str = "",
         patients: Iterable[ListedPatient] = (),
     ) -> Account:
-        """A new account. Raises ConfigError with the fix when something is wrong or the name is taken."""
+        """A new account. Raises NotDone with the fix when something is wrong or the name is taken."""
         name = normalised(username)
         _check(name, password, fhir_user)
         account = Account(new_id(), name, await self._passwords.hash(password), ehr, fhir_user, display_name or username.strip(), self._clock())
         async with self._database.write() as connection:
             if not await people.put_account(connection, account, tuple(patients)):
-                raise ConfigError("That user name is taken.", where="NAME", fix="choose another name")
+                raise NotDone("That user name is taken.", what="name-taken", about="username", fix="choose another name")
             await self._record_in(connection, Event(ehr, Caller(), account.created_at, account=account).record("account-add", 201))
         return account
 
@@ -188,7 +188,7 @@ class Accounts:
             await self._record_in(connection, Event(account.ehr, Caller(), moment, account=account).record("password-set", 200))
 
     async def change_password(self, visitor: Visitor, password: str, caller: Caller) -> str:
-        """A new password, by the person, ends all other sessions; hers goes on under the secret that is returned. Raises ConfigError."""
+        """A new password, by the person, ends all other sessions; hers goes on under the secret that is returned. Raises NotDone."""
         check_password(password)
         account, encoded = visitor.account, await self._passwords.hash(password)
         moment = self._clock()
@@ -211,15 +211,14 @@ class Accounts:
 
 def _check(name: str, password: str, fhir_user: str) -> None:
     if not name or len(name) > _LONGEST_NAME:
-        raise ConfigError("A user name has 1 to 255 printable characters.", where="NAME", fix="choose another name")
+        raise NotDone("A user name has 1 to 255 printable characters.", what="name-malformed", about="username", fix="choose another name")
     check_password(password)
     if not _FHIR_USER.fullmatch(fhir_user):
-        raise ConfigError(
-            "A FHIR user is Patient/ID, RelatedPerson/ID, Practitioner/ID or PractitionerRole/ID.", where="--fhir-user", fix="for example: Patient/p1"
-        )
+        kinds = "A FHIR user is Patient/ID, RelatedPerson/ID, Practitioner/ID or PractitionerRole/ID."
+        raise NotDone(kinds, what="fhir-user-malformed", about="fhir_user", fix="for example: Patient/p1")
 
 
 def check_password(password: str) -> None:
-    """Raises ConfigError for one that is too short or too long: the only rules (NIST SP 800-63B section 3.1.1.2)."""
+    """Raises NotDone for one that is too short or too long: the only rules (NIST SP 800-63B section 3.1.1.2)."""
     if not SHORTEST_PASSWORD <= len(password) <= _LONGEST_PASSWORD:
-        raise ConfigError("A password has 8 to 1024 characters.", where="--password-stdin", fix="choose another password")
+        raise NotDone("A password has 8 to 1024 characters.", what="password-length", about="password", fix="choose another password")

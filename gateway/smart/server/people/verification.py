@@ -249,7 +249,7 @@ class Verification:
             return await people_factors.pending(connection, _resetting(browser), self._clock()) is not None
 
     async def reset(self, browser: str, entered: str, password: str, caller: Caller) -> Changed | WrongCode | Over | FactorLocked:
-        """The code from the message, and the new password. Raises ConfigError for a password that cannot be one, before anything counts."""
+        """The code from the message, and the new password. Raises NotDone for a password that cannot be one, before anything counts."""
         check_password(password)
         judged = await self._judged(_resetting(browser), entered, caller) if browser else Over()
         if not isinstance(judged, Pending):
