@@ -25,7 +25,7 @@ from gateway.smart.scopes import LAUNCH_RIGHT
 from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.authorization.launches import Created, Wanted
 from gateway.smart.server.faults import FAULTS
-from gateway.smart.server.trial import Started, TrialWanted
+from gateway.smart.server.trial import Started, TooManyTrials, TrialWanted
 from gateway.store.base import now
 
 PATH = "/api/launches"
@@ -91,7 +91,7 @@ class StartsTrials(Protocol):
     """smart.server.trials.Trials."""
 
     async def start(self, wanted: TrialWanted, caller: Caller, by: str = "") -> Started:
-        """A new trial, on record with who asked for it. Raises ConfigError."""
+        """A new trial, on record with who asked for it. Raises ConfigError and TooManyTrials."""
         ...
 
 
@@ -145,11 +145,14 @@ async def _created(request: Request, authenticator: Authenticates, starters: Sta
     except (ConfigError, NotDone) as error:  # of a trial, of a launch
         field = _field(error)
         return _noted(refused("invalid_request", f"{field}: {error}"), principal, caller)
+    except TooManyTrials as error:
+        words = {"error": "temporarily_unavailable", "error_description": error.message}
+        return Decided(429, words, headers=(("Retry-After", str(error.wait)),), recorded=True)
     return Decided(201, answer.model_dump(exclude_unset=True), recorded=True)
 
 
 async def _started(asked: LaunchRequest, starters: Starters, caller: Caller, by: str) -> LaunchAnswer:
-    """A launch, or a trial of the launcher where one of its members is there. Raises ConfigError."""
+    """A launch, or a trial of the launcher where one of its members is there. Raises ConfigError and TooManyTrials."""
     if starters.trials is None or not asked.model_fields_set & _OF_TRIALS:
         created = await starters.launches.create(_wanted(asked), caller, by)
         return LaunchAnswer(iss=created.iss, launch=created.launch, launch_url=created.url)
@@ -225,6 +228,8 @@ def _openapi(*, trials: bool) -> dict[str, Any]:
         401: {"description": "No token of a system at that EHR."},
         403: {"description": f"The token lacks {LAUNCH_RIGHT}."},
     }
+    if trials:
+        refusals[429] = {"description": "Too many trials: Retry-After says in how many seconds there is another one."}
     described.add_api_route(PATH, shape, methods=["POST"], status_code=201, response_model=LaunchAnswer, summary="Start an app", responses=refusals)
     made = get_openapi(title="FHIR portal gateway", version=__version__, routes=described.routes)
     made["paths"][PATH]["post"]["responses"].pop("422", None)

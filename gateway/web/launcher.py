@@ -19,7 +19,7 @@ from gateway.proxy.answer import RequestContext
 from gateway.smart.record import Caller
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.requests import given, parse_form
-from gateway.smart.server.trial import Seen, Started, Trial, TrialWanted
+from gateway.smart.server.trial import Seen, Started, TooManyTrials, Trial, TrialWanted
 from gateway.store.oauth_rows import Account, Client, ListedPatient, new_secret
 from gateway.web import launcher_form as forms
 from gateway.web.authorize import KnowsFaces
@@ -40,7 +40,7 @@ class KnowsTrials(Protocol):
     """smart.server.trials.Trials."""
 
     async def start(self, wanted: TrialWanted, caller: Caller, by: str = "") -> Started:
-        """A new trial. Raises ConfigError, whose `where` is the name of a field."""
+        """A new trial. Raises ConfigError, whose `where` is the name of a field, and TooManyTrials."""
         ...
 
     async def named(self, trial_id: str) -> Trial | None:
@@ -113,6 +113,10 @@ class _Launcher:
             started = await self._trials.start(wanted, caller)
         except ConfigError as error:
             return await self._form(request, sent, Problem(_FIELD.get(error.where, error.where), error.message, error.fix))
+        except TooManyTrials as error:
+            response = await self._form(request, sent, Problem("", error.message), status=429)
+            response.headers["Retry-After"] = str(error.wait)
+            return response
         watch = f"/launcher/trials/{started.trial_id}"
         response = self._edge.pages.render("launcher_open.html", url=started.url, watch=watch) if started.url else see(watch)
         secret = await self._trials.session_for(wanted.user, wanted.ehr, caller, replaces=people.session_secret(request)) if wanted.user else ""
@@ -164,14 +168,14 @@ class _Launcher:
                 break
         return found
 
-    async def _form(self, request: Request, sent: Mapping[str, str], problem: Problem | None = None) -> Response:
+    async def _form(self, request: Request, sent: Mapping[str, str], problem: Problem | None = None, *, status: int = 400) -> Response:
         ehr = sent.get("ehr", "") if sent.get("ehr", "") in self._shows.titles else next(iter(self._shows.titles))
         people, browser = await self._people(request, ehr), self._edge.people.browser_secret(request) or new_secret()
         apps = forms.apps_of(await self._shows.clients.all(), ehr)
         values = forms.chosen(sent, ehr=ehr, apps=apps, people=people)
         response = self._edge.pages.render(
             "launcher.html",
-            status=400 if problem else 200,
+            status=status if problem else 200,
             script="launcher.js",
             reads=True,
             problem=problem,

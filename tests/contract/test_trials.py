@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from sqlalchemy import func, select
 from gateway.errors import ConfigError
 from gateway.smart.record import Caller
 from gateway.smart.server import faults
+from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.trial import STANDALONE_WINDOW, Noted
+from gateway.smart.server.trial import STANDALONE_WINDOW, Noted, TooManyTrials
 from gateway.smart.server.trials import AT_ONCE, LIFE, Started, Trials, TrialWanted
 from gateway.store import oauth_tables, trial_tables, trials
 from gateway.store.base import Database
@@ -175,6 +177,33 @@ async def test_what_is_kept_opens_at_its_own_place_alone(server):
         await trials.add_events(connection, [trials.EventRow(digest(second.trial_id), 1, row.at, row.sealed)])
     found = await of(server).seen(second.trial_id)
     assert [(one.kind, one.address) for one in found] == [("broken", "")]
+
+
+async def test_only_so_many_are_started(server, monkeypatch):
+    """From one address by the page, whoever they are for and right or not; by one system; until the window is over. Many at once count too."""
+    monkeypatch.setattr(of(server), "_limits", partial(limits_of_trials, most=2, most_of_system=3, window=600))
+
+    async def start(address: str = "192.0.2.1", by: str = "", client_id: str = "app", **more: str) -> int:
+        """Seconds to wait, 0 when it was started or was a mistake."""
+        try:
+            await of(server).start(TrialWanted(smart.EHR, client_id, kind="standalone", **more), Caller("r", address), by)
+        except TooManyTrials as error:
+            return error.wait
+        except ConfigError:
+            return 0
+        return 0
+
+    waits = await asyncio.gather(*(start() for _ in range(6)))
+    assert sorted(map(bool, waits)) == [False] * 2 + [True] * 4
+    assert max(waits) <= 601
+    assert await start("192.0.2.2", launch_url="ftp://x") == 0  # no trial by itself: it is not counted
+    assert [bool(await start("192.0.2.2", client_id=one)) for one in ("nobody", "app", "app")] == [False, False, True]
+    assert [bool(await start(by=one)) for one in ("lab", "lab", "lab", "lab", "other")] == [False, False, False, True, False]
+    async with server.database.read() as connection:
+        started = (await connection.execute(select(func.count()).select_from(trial_tables.trial))).scalar()
+    assert started == 2 + 1 + 3 + 1
+    server.clock.forward(601)
+    assert await start() == await start(by="lab") == 0
 
 
 async def test_what_is_refused_leaves_nothing(server):

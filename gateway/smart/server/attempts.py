@@ -1,4 +1,4 @@
-"""How often one may try: to sign in, to give a second factor, to have a code sent. Names and addresses are known only as hashes."""
+"""How often one may try: to sign in, to give a second factor, to have a code sent, to start a trial. Names and addresses are known only as hashes."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ def limits_of_code(attempts: Attempts, code: str, most: int, address: str) -> tu
 def limits_of_registration(address: str, most: int, window: int) -> Iterable[Limit]:
     """Of clients that are registered from one address."""
     return _of_address(address, most, window, "register-")
+
+
+def limits_of_trials(by: str, address: str, *, most: int, most_of_system: int, window: int) -> Iterable[Limit]:
+    """Of trials that one system starts, `by` its id; or, without one, that are started from one address."""
+    return (Limit(_hashed(f"trials:{by}"), most_of_system, window),) if by else _of_address(address, most, window, "trial-")
 
 
 def _of_address(address: str, most: int, window: int, kind: str = "") -> Iterable[Limit]:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import unquote
 
+from gateway.errors import GatewayError
 from gateway.store.oauth_rows import Grant
 
 COOKIE = "gw_trial"
@@ -84,6 +85,14 @@ class Started:
     url: str
     iss: str
     launch: str = ""
+
+
+class TooManyTrials(GatewayError):
+    """`wait`: seconds until another one is started."""
+
+    def __init__(self, wait: int) -> None:
+        super().__init__(f"Too many trials were started from here. Try again in {wait} seconds.")
+        self.wait = wait
 
 
 @dataclass(frozen=True, slots=True)

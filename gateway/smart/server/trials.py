@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, cast
 
 import structlog
@@ -21,10 +22,11 @@ from gateway.seal import Seals
 from gateway.smart.addresses import is_web
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import CONTEXT_SCOPES, LAUNCH_RIGHT, parse_scope, split
+from gateway.smart.server.attempts import count, limits_of_trials
 from gateway.smart.server.authorization.launches import Launches, Wanted, with_parameters
 from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.faults import FAULTS, Fault, said
-from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW, Noted, Seen, Started, Trial, TrialWanted, Watch
+from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW, Noted, Seen, Started, TooManyTrials, Trial, TrialWanted, Watch
 from gateway.store import oauth as rows
 from gateway.store import trials as store
 from gateway.store.base import Clock, Database, now
@@ -76,7 +78,10 @@ class _Waiting:
 
 
 class Trials:
-    """A `Watch`, and what the launcher's page asks for. `ehrs`: the names in the configuration."""
+    """A `Watch`, and what the launcher's page asks for. `ehrs`: the names in the configuration.
+
+    From one address `most` trials are started in `window` seconds, by one system `most_of_system`.
+    """
 
     def __init__(
         self,
@@ -89,7 +94,11 @@ class Trials:
         public_url: str,
         record_in: RecordIn,
         clock: Clock = now,
+        most: int = 60,
+        most_of_system: int = 600,
+        window: int = 600,
     ) -> None:
+        self._limits = partial(limits_of_trials, most=most, most_of_system=most_of_system, window=window)
         self._database, self._launches, self._developers, self._seals = database, launches, developers, seals
         self._ehrs, self._public_url, self._record_in, self._clock = ehrs, public_url, record_in, clock
         self._known: OrderedDict[str, Trial] = OrderedDict()
@@ -106,9 +115,10 @@ class Trials:
         A launch is an EHR's word that its user may see the patient (`may_act_on`). From the page there is no EHR to give it: so its `user` is one of
         `[launcher] users`, and any other name gets one answer, whoever it is.
 
-        Raises ConfigError, whose `where` is the name of a field of `TrialWanted`.
+        Raises ConfigError, whose `where` is the name of a field of `TrialWanted`, and TooManyTrials.
         """
         _check(wanted, self._ehrs)
+        await self._counted(wanted, caller, by)
         if wanted.kind == "ehr" and not by and not await self._developers.has(wanted.user, wanted.ehr):
             raise ConfigError(
                 "From the record system the launcher starts apps for developers' accounts alone.",
@@ -197,6 +207,16 @@ class Trials:
         if len(self._known) > _KEPT:
             self._known.popitem(last=False)
         return trial
+
+    async def _counted(self, wanted: TrialWanted, caller: Caller, by: str) -> None:
+        """One more, whether it is started or not. Raises TooManyTrials, on record."""
+        moment = self._clock()
+        async with self._database.write() as connection:
+            if wait := await count(connection, self._limits(by, caller.address), moment):
+                event = Event(wanted.ehr, caller, moment, client_id=wanted.client_id[:255])
+                await self._record_in(connection, event.record("trial", 429, reason="trials-locked", detail=f"by {by}" if by else ""))
+        if wait:
+            raise TooManyTrials(wait)
 
     async def _client(self, wanted: TrialWanted) -> Client:
         async with self._database.read() as connection:

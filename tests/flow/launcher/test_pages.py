@@ -6,12 +6,14 @@ import html
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import pytest
 
 from gateway import local
+from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.trial import is_secret
 from gateway.store.oauth_rows import ListedPatient
@@ -188,6 +190,23 @@ async def test_a_mistake_is_one_sentence_and_keeps_the_rest(world: World, fields
     assert says in html.unescape(browser.page.text)
     assert 'value="kept"' in browser.page.text
     assert "refresh" not in browser.page.headers
+
+
+async def test_too_many_starts_are_a_sentence(world: World):
+    """429 with Retry-After on the form, the choices as they were, on record; nobody is signed in and nothing opens."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.at.gateway.trials, "_limits", partial(limits_of_trials, most=0, most_of_system=0, window=600))
+        await browser.submit("/launcher", intent="kept")
+    assert browser.page.status_code == 429
+    wait = browser.page.headers["retry-after"]
+    assert f"Too many trials were started from here. Try again in {wait} seconds." in browser.page.text
+    assert 'value="kept"' in browser.page.text
+    assert "refresh" not in browser.page.headers
+    assert "gw_session" not in browser.page.headers.get("set-cookie", "")
+    found = next(one for one in await world.at.gateway.state.audit.search(limit=50) if one.action == "trial")
+    assert (found.status, found.reason, found.client_id) == (429, "trials-locked", "app")
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -110,7 +110,7 @@ MISPLACED = {
     "in the path": ("GET", "Patient/{}", "Patient/(43 characters)"),
     "in a version": ("GET", "Observation/{}/_history/1", "Observation/(43 characters)/_history/1"),
     "with other letters": ("GET", "Patient/Bearer%20{}", "Patient/(52 characters)"),
-    "where the sentence quotes the path": ("POST", "Patient/{}/_history", "Patient/(43 characters)/_history"),
+    "where the sentence quotes the path": ("POST", "Observation/{}/_history/1", "Observation/(43 characters)/_history/1"),
     "in a parameter": ("GET", "Observation?_id={}&status=final", "Observation?_id=(43 characters)&status=final"),
     "in a reference": ("GET", "Observation?subject=Patient/{}", "Observation?subject=Patient/(43 characters)"),
     "as a name": ("GET", "Observation?{}", "Observation?(43 characters)"),

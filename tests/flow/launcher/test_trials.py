@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import select
 
 from gateway import local
 from gateway.errors import ConfigError
+from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.trials import Trial, TrialWanted
@@ -284,6 +286,12 @@ async def test_a_harness_starts_a_trial(world: World):
     assert anybody.status_code == 201  # the system has the operator's word
     wrong = await world.at.http.post(url, json=body | {"fault": "x"}, headers=headers)
     assert (wrong.status_code, wrong.json()["error_description"].startswith("fault: ")) == (400, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.trials, "_limits", partial(limits_of_trials, most=600, most_of_system=0, window=600))
+        many = await world.at.http.post(url, json=body | more, headers=headers)
+        assert (await world.at.http.post(url, json=body, headers=headers)).status_code == 201  # no trial
+    assert (many.status_code, many.json()["error"]) == (429, "temporarily_unavailable")
+    assert f"Try again in {many.headers['retry-after']} seconds." in many.json()["error_description"]
     described = (await world.at.http.get(f"{PUBLIC_URL}/api/openapi.json")).json()["components"]["schemas"]
     assert set(FAULTS) < set(described["LaunchRequest"]["properties"]["fault"]["enum"])
 
