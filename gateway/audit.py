@@ -64,9 +64,9 @@ class AuditSink(Protocol):
         ...
 
 
-_ACTIONS = {"read": "R", "vread": "R", "search-type": "E", "create": "C", "update": "U", "delete": "D"}
+_ACTIONS = {"read": "R", "vread": "R", "search-type": "E", "create": "C", "update": "U", "patch": "U", "delete": "D", "history-instance": "R"}
 _PATIENT = re.compile(r"\bPatient/([A-Za-z0-9.\-]+)", re.ASCII)
-_REST = frozenset({"read", "vread", "search-type", "create", "update", "transaction", "batch", "capabilities"})
+_REST = frozenset({"read", "vread", "search-type", "create", "update", "patch", "delete", "history-instance", "transaction", "batch", "capabilities"})
 
 
 def to_fhir(record: AuditRecord, patient: str, *, observer: str) -> dict[str, Any]:

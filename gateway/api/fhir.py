@@ -21,7 +21,7 @@ from gateway.api.asgi import ClientGone, Headers, Limits, Receive, Scope, Send, 
 from gateway.audit import new_id
 from gateway.errors import FhirError, NotFound, Unauthenticated, Unavailable, UpstreamTimeout
 from gateway.fhir import outcome, request
-from gateway.fhir.interaction import WRITES, Interaction
+from gateway.fhir.interaction import PUSHED, Interaction
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.pipeline import Pipeline
 from gateway.smart.principal import Principal, PrincipalKind
@@ -37,6 +37,7 @@ _LONGEST_NAME = 64
 _LARGE = 256 * 1024
 """Bytes of body above which a request is understood in a thread: a Bundle of 1.6 MB takes 0.3 s, and everybody else would wait for it."""
 _OPEN = "*"  # CORS for documents that anybody may read without a token (A1.3, A1.4)
+_ASKED = "authorization, accept, cache-control, content-type, if-match, if-modified-since, if-none-exist, if-none-match, prefer"
 _EXPOSED = "ETag, Last-Modified, Location, Content-Location, Cache-Status, Retry-After, WWW-Authenticate, X-Request-Id"
 
 
@@ -146,7 +147,7 @@ class FhirFacade:
         if incoming.path.startswith("_async/") and incoming.method in ("GET", "HEAD"):
             return await self._inbox.status(principal, incoming.path.removeprefix("_async/"), incoming.context)
         interaction = incoming.known.interaction = await self._on_record(incoming, principal, self._parse(incoming, body))
-        if principal.kind is PrincipalKind.SYSTEM and interaction.kind in WRITES:
+        if principal.kind is PrincipalKind.SYSTEM and interaction.kind in PUSHED and not interaction.by_condition:
             return await self._inbox.receive(principal, interaction, incoming.headers, body, incoming.context)
         return await self._pipeline.handle(principal, interaction, incoming.context)
 
@@ -261,8 +262,8 @@ class FhirFacade:
         ]
         if incoming.method == "OPTIONS":
             headers += [
-                ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, OPTIONS"),
-                ("Access-Control-Allow-Headers", "authorization, accept, content-type, if-match, if-none-match, prefer"),
+                ("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+                ("Access-Control-Allow-Headers", _ASKED),
                 ("Access-Control-Max-Age", "600"),
             ]
         return headers

@@ -20,6 +20,7 @@ OAUTH_URIS = "http://fhir-registry.smarthealthit.org/StructureDefinition/oauth-u
 """Where clients from before `.well-known/smart-configuration` look for the endpoints (SMART 1; Python fhirclient 4)."""
 SYSTEMS_ONLY = "For registered systems only."
 INTERACTIONS = ("read", "vread", "search-type", "create", "update")
+"""What is passed on where the EHR has it. To these come, for what persons write, `patch` (made here, sent as an update) and `delete`."""
 
 _OAUTH_NAMES = ("authorize", "token", "introspect", "revoke", "register", "manage")
 _VERSIONING = frozenset({"no-version", "versioned", "versioned-update"})
@@ -119,6 +120,8 @@ def _resource(name: str, given: Json, tables: Tables, host: str, claim: Claim) -
     kept = [code for code in INTERACTIONS if code in codes]
     if not kept:
         return None
+    writable = tables.compartment[name].kind == "patient"  # by persons; systems push whole resources under their ids
+    kept += [code for code, needed in (("patch", "update"), ("delete", "delete")) if writable and needed in codes]
     made: dict[str, Any] = {"type": name, "profile": f"http://hl7.org/fhir/StructureDefinition/{name}"}
     if profiles := _together(_published(given.get("supportedProfile"), host), claim.profiles.get(name, ())):
         made["supportedProfile"] = profiles
@@ -126,7 +129,9 @@ def _resource(name: str, given: Json, tables: Tables, host: str, claim: Claim) -
     if isinstance(versioning := given.get("versioning"), str) and versioning in _VERSIONING:
         made["versioning"] = versioning
     made |= {"readHistory": False, "conditionalCreate": "create" in kept and given.get("conditionalCreate") is True}
-    made |= {"conditionalRead": "full-support", "conditionalUpdate": False, "conditionalDelete": "not-supported"}
+    found = writable and "search-type" in kept
+    made |= {"conditionalRead": "full-support", "conditionalUpdate": found and "update" in kept}
+    made |= {"conditionalDelete": "single" if found and "delete" in kept else "not-supported"}
     if "search-type" in kept:
         made |= _search(name, given, tables)
     return made

@@ -16,14 +16,19 @@ class Kind(StrEnum):
     READ = "read"
     VREAD = "vread"
     SEARCH = "search-type"
+    HISTORY = "history-instance"
     CREATE = "create"
     UPDATE = "update"
+    PATCH = "patch"  # applied by the gateway, and sent as an update
+    DELETE = "delete"
     TRANSACTION = "transaction"  # system senders only, through the inbox
     BATCH = "batch"  # likewise
     CAPABILITIES = "capabilities"
 
 
-WRITES = frozenset({Kind.CREATE, Kind.UPDATE, Kind.TRANSACTION, Kind.BATCH})
+WRITES = frozenset({Kind.CREATE, Kind.UPDATE, Kind.PATCH, Kind.DELETE, Kind.TRANSACTION, Kind.BATCH})
+PUSHED = frozenset({Kind.CREATE, Kind.UPDATE, Kind.TRANSACTION, Kind.BATCH})
+"""The writes that a system's inbox takes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -61,7 +66,10 @@ class Prefer:
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
-    """What is asked. `body` holds the caller's bytes for writes, with the gateway's own URLs made relative."""
+    """What is asked. `body` holds the caller's bytes for writes, with the gateway's own URLs made relative; for a patch, the patch.
+
+    `params` are those of a search. An update, patch or delete without an `id` has its condition there: it is for the one resource that matches.
+    """
 
     kind: Kind
     type: str = ""
@@ -79,6 +87,11 @@ class Interaction:
     def target(self) -> str:
         """`Type/id` when one resource is named, else ""."""
         return f"{self.type}/{self.id}" if self.id else ""
+
+    @property
+    def by_condition(self) -> bool:
+        """Whether a search says which resource is to be changed."""
+        return not self.id and self.kind in (Kind.UPDATE, Kind.PATCH, Kind.DELETE)
 
     def with_params(self, params: tuple[Param, ...]) -> Interaction:
         """The same search with other parameters."""

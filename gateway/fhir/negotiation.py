@@ -14,6 +14,7 @@ Fields = Mapping[bytes, Sequence[str]]
 """Headers by name, the values of each in order."""
 
 FORM = "application/x-www-form-urlencoded"
+JSON_PATCH = "application/json-patch+json"
 _JSON = frozenset({"application/fhir+json", "application/json"})
 # `+` in `?_format=application/fhir+json` is a space once decoded, and clients send it so; the older names are DSTU2's.
 _FORMATS = _JSON | {"json", "application/fhir json", "application/json+fhir", "application/json fhir", "text/json"}
@@ -59,6 +60,15 @@ def check_form(found: Fields) -> None:
     kind, parameters = media(single(found, b"content-type"))
     if kind != FORM:
         raise UnsupportedMedia(f"Send the parameters of _search as {FORM}.", reason="content-type")
+    _check_parameters(parameters)
+
+
+def check_patch(found: Fields) -> None:
+    """Raise UnsupportedMedia unless the body is said to be a JSON Patch in UTF-8. A Parameters resource would be a FHIRPath Patch."""
+    kind, parameters = media(single(found, b"content-type"))
+    if kind != JSON_PATCH:
+        told = " FHIRPath Patch is not offered." if kind in _JSON else ""
+        raise UnsupportedMedia(f"Send a patch as {JSON_PATCH} (RFC 6902).{told}", reason="content-type")
     _check_parameters(parameters)
 
 

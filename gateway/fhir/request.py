@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 
 from gateway.errors import BadRequest, FhirError, Forbidden, MethodNotAllowed, NotFound, NotSupported
-from gateway.fhir import inbound, negotiation, query, validate
+from gateway.fhir import inbound, json_patch, negotiation, query, validate
 from gateway.fhir.bundle import Opened, PushedEntry, malformed_entry, open_bundle
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse as parse_json
@@ -155,8 +155,8 @@ def _type(request: _Request, segments: tuple[str, ...]) -> Interaction:
             return _search(request, segments[0])
         case "POST":
             return _create(request, segments[0])
-        case "PUT" | "PATCH" | "DELETE" if request.params:
-            raise _conditional(request.method)
+        case "PUT" | "PATCH" | "DELETE" if request.params:  # without a condition it would be about everything there is
+            return _CHANGES[request.method](request, segments[0], "")
         case _:
             raise _not_allowed(request.method)
 
@@ -166,8 +166,11 @@ def _instance(request: _Request, segments: tuple[str, ...]) -> Interaction:
     match request.method:
         case "GET":
             return _read(request, type_, id_)
-        case "PUT":
-            return _update(request, type_, id_)
+        case "PUT" | "PATCH" | "DELETE":
+            _no_params(request)
+            if not is_id(id_):
+                raise _no_id(request.method)
+            return _CHANGES[request.method](request, type_, id_)
         case _:
             raise _not_allowed(request.method)
 
@@ -242,17 +245,46 @@ def _create(request: _Request, type_: str) -> Interaction:
 
 
 def _update(request: _Request, type_: str, id_: str) -> Interaction:
-    _no_params(request)
-    if not is_id(id_):
-        raise BadRequest("The id in the path is no FHIR id.", reason="id-malformed", code="value")
+    """PUT of an id, or (without one) of the one resource that a search finds."""
     body, resource = _resource(request)
     _check_type(resource, type_)
-    _check_id(resource, id_)
+    if id_:
+        _check_id(resource, id_)
     validate.require(resource)
+    return _changed(request, Interaction(Kind.UPDATE, type_, id_, body=body))
+
+
+def _patch(request: _Request, type_: str, id_: str) -> Interaction:
+    """PATCH, by JSON Patch only: FHIRPath Patch would be judged by what it says and not by what it does (ATK-F12)."""
+    negotiation.check_patch(request.headers)
+    operations = json_patch.read(request.body, request.own_bases)
+    return _changed(request, Interaction(Kind.PATCH, type_, id_, body=json_patch.write(operations)))
+
+
+def _delete(request: _Request, type_: str, id_: str) -> Interaction:
+    if request.body:
+        raise BadRequest("A DELETE takes no body.", reason="body-on-delete")
+    if b"x-cascade" in request.headers:  # HAPI's: whatever refers to it would go too (ATK-F12)
+        raise _unexpected_parameter()
+    return _changed(request, Interaction(Kind.DELETE, type_, id_))
+
+
+def _changed(request: _Request, asked: Interaction) -> Interaction:
+    """With its condition, where it names no id, and the conditional headers."""
     if b"if-none-exist" in request.headers:
         raise BadRequest("If-None-Exist goes with a create.", reason="if-none-exist")
     conditions = Conditions(negotiation.if_match(request.headers), negotiation.if_none_match(request.headers))
-    return Interaction(Kind.UPDATE, type_, id_, body=body, conditions=conditions, prefer=negotiation.prefer(request.headers))
+    return replace(asked, params=request.params, conditions=conditions, prefer=negotiation.prefer(request.headers))
+
+
+_CHANGES: dict[str, Callable[[_Request, str, str], Interaction]] = {"PUT": _update, "PATCH": _patch, "DELETE": _delete}
+
+
+def _no_id(method: str) -> FhirError:
+    """Nothing can be there (the same answer as for any absent id, ATK-F1), nor be put there."""
+    if method == "PUT":
+        return BadRequest("The id in the path is no FHIR id.", reason="id-malformed", code="value")
+    return NotFound(reason="id-malformed")
 
 
 def _resource(request: _Request) -> tuple[bytes, dict[str, Any]]:
@@ -381,11 +413,9 @@ def _unexpected_parameter() -> BadRequest:
 
 def _conditional(method: str) -> BadRequest:
     what = {"PUT": "updates", "PATCH": "patches", "DELETE": "deletes"}.get(method, "requests")
-    return BadRequest(f"Conditional {what} are not offered.", reason="conditional-not-offered", code="not-supported")  # ATK-F10
-
-
-_UNOFFERED = {"PATCH": "Patches are not offered; send the whole resource with PUT.", "DELETE": "Deletes are not offered."}
+    return BadRequest(f"Conditional {what} are not offered in a Bundle.", reason="conditional-not-offered", code="not-supported")  # ATK-F10
 
 
 def _not_allowed(method: str) -> MethodNotAllowed:
-    return MethodNotAllowed(_UNOFFERED.get(method, ""), reason="method-not-offered")
+    text = "Say which, by an id or by a condition." if method in _CHANGES else ""
+    return MethodNotAllowed(text, reason="method-not-offered")

@@ -50,6 +50,7 @@ class WriteRow:
 
     `require` maps a dotted path to what must stand there: a tuple of allowed codes, or `self` (every reference there is the caller).
     `become` maps a stored status to the statuses that an update may give it; `change` lists the members that an update may change.
+    `delete` lists the stored statuses in which it may be deleted.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class WriteRow:
     require: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     become: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     change: tuple[str, ...] = ()
+    delete: tuple[str, ...] = ()
     reason: str = ""
 
 
@@ -143,6 +145,7 @@ def _write_row(row: Json) -> WriteRow:
         require={path: _tuple(allowed) for path, allowed in row.get("require", {}).items()},
         become={status: tuple(after) for status, after in row.get("become", {}).items()},
         change=tuple(row.get("change", ())),
+        delete=tuple(row.get("delete", ())),
         reason=row["reason"],
     )
 

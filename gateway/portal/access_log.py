@@ -19,12 +19,13 @@ FEW = 4
 REFUSED = "4"
 FAILED = ("8", "12")
 
-_LOOKS = frozenset({"read", "vread", "search-type"})
-_OF_A_KIND = frozenset({"create", "update", "delete"})
+_LOOKS = frozenset({"read", "vread", "search-type", "history-instance"})
+_OF_A_KIND = frozenset({"create", "update", "patch", "delete"})
 _DID: dict[str, tuple[str, str]] = {  # what was done, and what was tried when it was refused or failed
     "look": ("Looked at", "Tried to look at"),
     "create": ("Added to", "Tried to add to"),
     "update": ("Changed", "Tried to change"),
+    "patch": ("Changed", "Tried to change"),
     "delete": ("Deleted from", "Tried to delete from"),
     "transaction": ("Sent several changes to the record", "Tried to send several changes to the record"),
     "batch": ("Sent several changes to the record", "Tried to send several changes to the record"),

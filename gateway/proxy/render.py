@@ -77,7 +77,9 @@ def _unchanged(asked: Interaction, fetched: Fetched) -> bool:
 
 
 def written(view: View, asked: Interaction, done: Written, *, may_read: bool) -> Answer:
-    """The answer to a create or update. FHIR R4 http.html 3.1.0.1.8 says what Prefer asks for; the default is the representation."""
+    """The answer to a create, update, patch or delete. FHIR R4 http.html 3.1.0.1.8 says what Prefer asks for; the default is the representation."""
+    if asked.kind is Kind.DELETE:
+        return Answer(200, _remark("Deleted.")) if asked.prefer.return_ == "OperationOutcome" else Answer(204)
     headers = [("Location", f"{view.base}/{done.location}")]
     if done.etag:
         headers.append(("ETag", done.etag))
@@ -85,12 +87,16 @@ def written(view: View, asked: Interaction, done: Written, *, may_read: bool) ->
         headers.append(("Last-Modified", done.last_modified))
     body = b""
     if asked.prefer.return_ == "OperationOutcome":
-        issue = {"severity": "information", "code": "informational", "details": {"text": "Stored."}}
-        body = json.dumps({"resourceType": "OperationOutcome", "issue": [issue]}).encode()
+        body = _remark("Stored.")
     elif asked.prefer.return_ != "minimal" and may_read and done.body:
         body = view.rewrite(done.body)
         headers.append(("Content-Location", f"{view.base}/{done.location}"))
     return Answer(done.status, body, tuple(headers), location=done.location)
+
+
+def _remark(text: str) -> bytes:
+    issue = {"severity": "information", "code": "informational", "details": {"text": text}}
+    return json.dumps({"resourceType": "OperationOutcome", "issue": [issue]}).encode()
 
 
 def bundle(view: View, reply: EhrReply) -> tuple[Answer, str]:

@@ -13,11 +13,12 @@ from typing import Any, cast
 from gateway.adapters.ehr.base import EhrCall, EhrReply, OutcomeUnknown
 from gateway.cache import keys
 from gateway.cache.cache import Cache, NoCache
-from gateway.errors import Conflict, FhirError, Forbidden, NotFound, NotSupported, PreconditionFailed, Unprocessable
+from gateway.errors import BadRequest, Conflict, FhirError, Forbidden, NotFound, NotSupported, PreconditionFailed, Unprocessable
+from gateway.fhir import json_patch, splice, validate
 from gateway.fhir.bundle import open_searchset
 from gateway.fhir.compartment import matches, patients_of
 from gateway.fhir.interaction import Interaction, Kind, Param
-from gateway.fhir.json import parse, parse_trusted
+from gateway.fhir.json import parse, parse_trusted, serialize
 from gateway.fhir.references import relative_reference, walk
 from gateway.proxy import narrow
 from gateway.proxy.fetched import Fetched
@@ -25,7 +26,7 @@ from gateway.proxy.reads import MAX_OWNERS, Reader, is_that, refusal
 from gateway.smart.constraint import Deny, Reach
 from gateway.smart.policy import AccessRules, reach
 from gateway.smart.principal import Principal, PrincipalKind
-from gateway.smart.write_rules import check_create, check_update
+from gateway.smart.write_rules import check_create, check_delete, check_update
 
 Resource = Mapping[str, Any]
 
@@ -69,11 +70,17 @@ class Writer:
 
     async def write(self, asked: Interaction) -> Written:
         """Do it. Raises FhirError, or OutcomeUnknown when the EHR may or may not have done it."""
+        if asked.by_condition:
+            return await self._by_condition(asked)
         match asked.kind:
             case Kind.CREATE:
                 return await (self._create_with_id(asked) if asked.id else self._create(asked))
             case Kind.UPDATE:
-                return await (self._put(asked) if self._is_system else self._update(asked))
+                return await (self._put(asked) if self._is_system else self._update(asked, await self._standing(asked)))
+            case Kind.PATCH:
+                return await self._patch(asked, await self._standing(asked))
+            case Kind.DELETE:
+                return await self._delete(asked, await self._standing(asked))
             case other:
                 raise ValueError(other)
 
@@ -147,19 +154,71 @@ class Writer:
             reply = await self.reader.send(call)
         return await self._written(asked, reply, *versions)
 
-    async def _update(self, asked: Interaction) -> Written:
+    async def _standing(self, asked: Interaction) -> Fetched:
+        """What is to be changed, read fresh and judged: absent, deleted and somebody else's are the same 404 (ATK-F12)."""
+        return await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
+
+    async def _update(self, asked: Interaction, stored: Fetched) -> Written:
         """The stored resource and the result are both the caller's, and nothing else was written in between (ATK-F12)."""
-        stored = await self.reader.read(replace(asked, kind=Kind.READ), self.reader.constraint.match)
-        if not _same_version(asked.conditions.if_match, stored.etag) or asked.conditions.if_none_match:
-            raise PreconditionFailed(reason="version-changed")
-        if not stored.etag:  # without a version nobody could tell whether it changed since it was judged
-            raise NotSupported("The record system keeps no versions, so nothing can be changed here.", reason="ehr-unversioned")
+        _check_version(asked, stored)
         before = parse_trusted(stored.body)
         result = await self._judged(asked, before)
         call = EhrCall(Kind.UPDATE, asked.type, asked.id, body=asked.body, if_match=stored.etag)
         async with self.cache.touching(self._names(before, result)):
             reply = await self.reader.send(call)
         return await self._written(asked, reply, before, result)
+
+    async def _patch(self, asked: Interaction, stored: Fetched) -> Written:
+        """An update whose body is made here: what is judged is the result, and the EHR never sees the patch (ATK-F27)."""
+        operations = json_patch.read(asked.body)
+        before = parse_trusted(stored.body)
+        if json_patch.tests(operations) and await self.reader.judge(before, self._reaches(asked.type, "r")) is None:
+            raise Forbidden("A patch that tests what stands there needs a scope to read it.", reason="scope-missing")  # ATK-F17
+        _check_version(asked, stored)
+        result = json_patch.apply(before, operations)
+        validate.require(result)
+        return await self._update(replace(asked, kind=Kind.UPDATE, body=serialize(result)), stored)
+
+    async def _delete(self, asked: Interaction, stored: Fetched) -> Written:
+        """The stored resource is the caller's, the table lets her delete it as it stands, and it is that version which goes."""
+        _check_version(asked, stored)
+        before = parse_trusted(stored.body)
+        if self.reader.tables.compartment[asked.type].kind != "patient":
+            raise Forbidden(f"{asked.type} cannot be deleted here.", reason="type-read-only")
+        if self.rules.writes == "table":
+            _refuse(check_delete(self.principal, before, self.reader.tables, self.reader.ehr.relative))
+        updated = str(before.get("meta", {}).get("lastUpdated", ""))
+        call = EhrCall(Kind.DELETE, asked.type, asked.id, if_match=stored.etag, updated=updated)
+        async with self.cache.touching(self._names(before)):
+            reply = await self.reader.send(call)
+        if reply.status not in (200, 204):
+            raise self._refused(reply)
+        return Written(204, asked.type, asked.id, patients=tuple(sorted(self._whose((before,)))))
+
+    # By condition --------------------------------------------------------------------------------------------------------
+
+    async def _by_condition(self, asked: Interaction) -> Written:
+        """The one resource that the condition finds, changed by its id (http.html 3.1.0.4.3, 3.1.0.7.1, 3.1.0.8.1; ATK-F10, F26).
+
+        Nothing found is 404, whether it is there for somebody else or not at all: nothing is made by an update here. Several are 412.
+        """
+        narrowed = self._narrowed(asked.type, asked.params, "A condition")
+        hits = list(await self.reader.find(asked.type, narrowed, self.reader.constraint.match))
+        for hit in hits:
+            self._check_holds(hit.resource, asked.params)
+        if not hits:
+            raise NotFound
+        if len(hits) > 1:
+            raise PreconditionFailed("The condition holds for several resources.", reason="condition-multiple")
+        hit = hits[0]
+        one = replace(asked, id=str(hit.resource["id"]), params=())
+        match asked.kind:
+            case Kind.PATCH:
+                return await self._patch(one, hit.stored)
+            case Kind.DELETE:
+                return await self._delete(one, hit.stored)
+            case _:
+                return await self._update(_with_id(one), hit.stored)
 
     # What may be written -------------------------------------------------------------------------------------------------
 
@@ -173,8 +232,8 @@ class Writer:
         if self.reader.tables.compartment[asked.type].kind != "patient":
             raise Forbidden(f"{asked.type} cannot be written here.", reason="type-read-only")
         await self._within(resource)
-        if self.rules.writes == "table" and (refused := self._row(resource, stored)):
-            raise Forbidden(refused.message, reason=refused.reason, code=refused.code)
+        if self.rules.writes == "table":
+            _refuse(self._row(resource, stored))
         await self._check_references(resource, stored)
         return resource
 
@@ -230,13 +289,18 @@ class Writer:
 
     # Conditional create ---------------------------------------------------------------------------------------------------
 
-    def _narrowed_condition(self, asked: Interaction) -> tuple[Param, ...]:
-        """If-None-Exist narrowed like a search, for those who may search (ATK-F10, ATK-F26)."""
-        reaches = reach(self.principal, asked.type, "s", tables=self.reader.tables, rules=self.rules)
+    def _reaches(self, resource_type: str, letter: str) -> tuple[Reach, ...]:
+        return reach(self.principal, resource_type, letter, tables=self.reader.tables, rules=self.rules)
+
+    def _narrowed(self, resource_type: str, condition: tuple[Param, ...], what: str) -> narrow.Narrowed:
+        """A condition narrowed like a search, for those who may search (ATK-F10, ATK-F26)."""
+        reaches = self._reaches(resource_type, "s")
         if not reaches:
-            raise Forbidden("A conditional create needs a scope to search.", reason="scope-missing")
-        search = Interaction(Kind.SEARCH, asked.type, params=asked.conditions.if_none_exist)
-        narrowed = narrow.narrow(search, reaches, self.reader.tables)
+            raise Forbidden(f"{what} needs a scope to search.", reason="scope-missing")
+        return narrow.narrow(Interaction(Kind.SEARCH, resource_type, params=condition), reaches, self.reader.tables)
+
+    def _narrowed_condition(self, asked: Interaction) -> tuple[Param, ...]:
+        narrowed = self._narrowed(asked.type, asked.conditions.if_none_exist, "A conditional create")
         if narrowed.interaction is None:
             raise PreconditionFailed("The condition names somebody else.", reason="condition-foreign")
         return narrowed.interaction.params
@@ -313,6 +377,26 @@ class Writer:
 
     def _as_written(self, status: int, asked: Interaction, stored: Fetched) -> Written:
         return Written(status, asked.type, asked.id, stored.etag, stored.last_modified, stored.body, stored.patients)
+
+
+def _refuse(denied: Deny | None) -> None:
+    if denied is not None:
+        raise Forbidden(denied.message, reason=denied.reason, code=denied.code)
+
+
+def _check_version(asked: Interaction, stored: Fetched) -> None:
+    if not _same_version(asked.conditions.if_match, stored.etag) or asked.conditions.if_none_match:
+        raise PreconditionFailed(reason="version-changed")
+    if not stored.etag:  # without a version nobody could tell whether it changed since it was judged
+        raise NotSupported("The record system keeps no versions, so nothing can be changed here.", reason="ehr-unversioned")
+
+
+def _with_id(asked: Interaction) -> Interaction:
+    """A conditional update's body under the id that was found. One that names another id is about another resource (http.html 3.1.0.4.3)."""
+    named = parse(asked.body).get("id", asked.id)
+    if named != asked.id:
+        raise BadRequest("The id in the body is not that of the resource that was found.", reason="id-mismatch", code="invalid")
+    return replace(asked, body=splice.set_id(asked.body, asked.id))
 
 
 def _reached(reaches: tuple[Reach, ...]) -> frozenset[str] | None:

@@ -307,6 +307,9 @@ class _Request:
 
     def _delete(self, resource_type: str, id_: str) -> Answer:
         current = self.store.current(f"{resource_type}/{id_}")
+        if_match = self.received.headers.get("if-match", "")
+        if if_match and (current is None or current.deleted or current.etag != if_match):
+            raise Refusal(412, "conflict", "that is not the current version")
         if current is not None and not current.deleted:
             self.store.delete(resource_type, id_)
         return Answer(204)

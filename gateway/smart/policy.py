@@ -17,7 +17,17 @@ from gateway.smart.principal import Principal, PrincipalKind
 from gateway.smart.scopes import Scope
 
 _WRITE_LETTERS = frozenset("cud")
-LETTER = {Kind.READ: "r", Kind.VREAD: "r", Kind.SEARCH: "s", Kind.CREATE: "c", Kind.UPDATE: "u"}
+# Whatever a system sends waits its turn behind what it pushed for the same patient; these would overtake it.
+_NOT_PUSHED = frozenset({Kind.PATCH, Kind.DELETE})
+LETTER = {
+    Kind.READ: "r",
+    Kind.VREAD: "r",
+    Kind.SEARCH: "s",
+    Kind.CREATE: "c",
+    Kind.UPDATE: "u",
+    Kind.PATCH: "u",
+    Kind.DELETE: "d",
+}
 
 # Parameters that answer questions about data which is not in the answer (ATK-F3, F5), or that would change the shape of a resource.
 _NOT_OFFERED = {
@@ -68,6 +78,8 @@ def decide(principal: Principal, interaction: Interaction, *, tables: Tables, ru
     if row.kind == "gateway" and interaction.kind in (Kind.READ, Kind.VREAD) and principal.kind is not PrincipalKind.SYSTEM:
         # The EHR's own events may be about several people; a system that reaches everyone reads back what it delivered.
         return Deny(501, "not-supported", "interaction-not-offered", f"{interaction.type} is searched by patient here.")
+    if principal.kind is PrincipalKind.SYSTEM and (interaction.kind in _NOT_PUSHED or interaction.by_condition):
+        return Deny(501, "not-supported", "push-whole-resources", "A system pushes whole resources under their ids: POST, or PUT of an id.")
     allowed = _allowed(principal, interaction.type, letter, tables, rules)
     if allowed is None:
         return Deny(403, "forbidden", "scope-missing", f"The token has no scope that allows {interaction.kind} on {interaction.type}.")
@@ -155,17 +167,37 @@ def _check_search(interaction: Interaction, tables: Tables) -> Deny | None:
 
 
 def _check_condition(interaction: Interaction, tables: Tables) -> Deny | None:
-    """If-None-Exist is a search whose answer is whether something was created: what no search may ask, it may not ask either (ATK-F3, F10).
+    """A condition is a search whose answer is whether something was done: what no search may ask, it may not ask either (ATK-F3, F10).
 
     Nothing in it is dropped as in a search: with one condition less it would hold for other resources, and a create would be lost.
     """
-    known = tables.search.get(interaction.type, {})
     for param in interaction.conditions.if_none_exist:
-        if refusal := _check_param(interaction.type, param, tables):
+        if refusal := _check_one_condition(interaction.type, param, tables):
             return refusal
-        if param.name in RESULT_PARAMETERS or (param.name.startswith("_") and param.name not in known):
-            return _refuse("parameter-not-offered", f"{param.name} is no condition.")
+    if not interaction.by_condition:
+        return None
+    for param in interaction.params:
+        if refusal := _check_one_condition(interaction.type, param, tables) or _check_decidable(interaction.type, param, tables):
+            return refusal
     return None
+
+
+def _check_one_condition(resource_type: str, param: Param, tables: Tables) -> Deny | None:
+    if refusal := _check_param(resource_type, param, tables):
+        return refusal
+    if param.name in RESULT_PARAMETERS or (param.name.startswith("_") and param.name not in tables.search.get(resource_type, {})):
+        return _refuse("parameter-not-offered", f"{param.name} is no condition.")
+    return None
+
+
+def _check_decidable(resource_type: str, param: Param, tables: Tables) -> Deny | None:
+    """What is changed or deleted is found by what the gateway checks itself: an EHR that passes over a condition finds another (ATK-F26)."""
+    known = tables.search[resource_type][param.name]
+    if param.name == "_id" or (known.type == "reference" and "Patient" in known.targets and param.modifier in ("", "Patient")):
+        return None
+    if not param.modifier and tables.can_evaluate(resource_type, param.name):
+        return None
+    return _refuse("condition-not-decidable", f"{param.name} is no condition for a change: identifiers, codes, ids and the patient are.")
 
 
 def _check_param(resource_type: str, param: Param, tables: Tables) -> Deny | None:

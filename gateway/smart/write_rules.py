@@ -38,6 +38,14 @@ def check_update(principal: Principal, stored: Resource, result: Resource, table
     return _deny("update-not-in-table", rows, "this change")
 
 
+def check_delete(principal: Principal, stored: Resource, tables: Tables, relative: Relative) -> Deny | None:
+    """Why the stored resource may not be deleted, or None. A type without a status has none in which it may be."""
+    rows = [row for row in tables.write_rows(principal.kind, str(stored.get("resourceType"))) if row.delete]
+    if any(stored.get("status") in row.delete and _is_own(stored, row, principal, relative) for row in rows):
+        return None
+    return _deny("delete-not-in-table", rows, "deleting this")
+
+
 def _deny(reason: str, rows: list[WriteRow], what: str) -> Deny:
     told = f" {rows[0].reason}" if rows else ""
     return Deny(403, "business-rule", reason, f"This caller's kind does not allow {what} here.{told}")

@@ -176,7 +176,7 @@ async def test_metadata_is_ours(scene: Scene, hapi_url: str):
     assert uris["token"] == "https://gateway.test/auth/hapi/token"
     observation = next(one for one in statement["rest"][0]["resource"] if one["type"] == "Observation")
     assert {"patient", "category", "code", "date"} <= {one["name"] for one in observation["searchParam"]}
-    assert {one["code"] for one in observation["interaction"]} == {"read", "vread", "search-type", "create", "update"}
+    assert {one["code"] for one in observation["interaction"]} == {"read", "vread", "search-type", "create", "update", "patch", "delete"}
     assert b"HAPI" not in answer.content
     assert hapi_url.encode() not in answer.content
 

@@ -46,6 +46,11 @@ def sent(call: EhrCall, **given):
         (EhrCall(Kind.SEARCH, "Patient"), "GET https://ehr.example/r4/Patient"),
         (EhrCall(Kind.CREATE, "Patient", body=b"{}"), "POST https://ehr.example/r4/Patient"),
         (EhrCall(Kind.UPDATE, "Patient", "a", body=b"{}"), "PUT https://ehr.example/r4/Patient/a"),
+        (EhrCall(Kind.DELETE, "Patient", "a"), "DELETE https://ehr.example/r4/Patient/a"),
+        (
+            EhrCall(Kind.DELETE, "Patient", "a", params=(Param("_lastUpdated", "", "2026-01-01T00:00:00.001+00:00"),)),
+            "DELETE https://ehr.example/r4/Patient?_id=a&_lastUpdated=2026-01-01T00%3A00%3A00.001%2B00%3A00",
+        ),
         (EhrCall(Kind.TRANSACTION, body=b"{}"), "POST https://ehr.example/r4"),
         (EhrCall(Kind.BATCH, body=b"{}"), "POST https://ehr.example/r4"),
         (EhrCall(Kind.CAPABILITIES), "GET https://ehr.example/r4/metadata"),

@@ -103,7 +103,8 @@ def test_only_types_and_interactions_of_both_sides() -> None:
     """What the EHR has and the gateway offers, in the order of names; the gateway's own record of accesses besides."""
     rows = made()["rest"][0]["resource"]
     found = {row["type"]: [item["code"] for item in row["interaction"]] for row in rows}
-    assert found == {"AuditEvent": ["search-type"], "Group": list(INTERACTIONS), "Observation": list(INTERACTIONS), "Patient": ["read"]}
+    hers = [*INTERACTIONS, "patch", "delete"]
+    assert found == {"AuditEvent": ["search-type"], "Group": list(INTERACTIONS), "Observation": hers, "Patient": ["read"]}
     assert [(row["type"], row["documentation"]) for row in rows if "documentation" in row] == [("Group", SYSTEMS_ONLY)]
 
 
@@ -113,7 +114,7 @@ def test_only_what_the_policy_takes_is_listed() -> None:
     assert row["searchParam"] == [{"name": "code", "type": "token"}, {"name": "patient", "type": "reference"}]
     assert (row["searchInclude"], row["searchRevInclude"]) == (["Observation:has-member"], ["Provenance:target"])
     assert row["supportedProfile"] == ["http://hl7.org/fhir/us/core/StructureDefinition/us-core-vital-signs"]
-    assert (row["conditionalCreate"], row["conditionalUpdate"], row["conditionalDelete"]) == (True, False, "not-supported")
+    assert (row["conditionalCreate"], row["conditionalUpdate"], row["conditionalDelete"]) == (True, True, "single")
     assert row["profile"] == "http://hl7.org/fhir/StructureDefinition/Observation"
 
 

@@ -175,11 +175,11 @@ def test_foreign_and_impossible_ids_look_alike() -> None:
 
 
 METHODS = {
-    "patch": ("PATCH", "Patient/A", b"", 405),
-    "delete": ("DELETE", "Patient/A", b"", 405),
-    "ATK-F10 conditional delete": ("DELETE", "Patient", b"identifier=x", 400),
-    "ATK-F10 conditional update": ("PUT", "Patient", b"identifier=x", 400),
-    "ATK-F27 conditional patch": ("PATCH", "Patient", b"_id=B", 400),
+    "patch of what it is not said": ("PATCH", "Patient/A", b"", 415),
+    "ATK-F12 cascading delete": ("DELETE", "Patient/A", b"_cascade=delete", 400),
+    "patch of everything": ("PATCH", "Patient", b"", 405),
+    "delete of everything": ("DELETE", "Patient", b"", 405),
+    "delete of what cannot be there": ("DELETE", "Patient/a_b", b"", 404),
     "post to an instance": ("POST", "Patient/A", b"", 405),
     "put to a type": ("PUT", "Patient", b"", 405),
     "put to a version": ("PUT", "Patient/A/_history/1", b"", 405),
@@ -195,6 +195,41 @@ METHODS = {
 def test_methods_that_are_not_offered(method, path, text, status) -> None:
     """Default deny, with a sentence."""
     assert refusal(method, path, text).status == status
+
+
+PATCH = {"content-type": "application/json-patch+json"}
+
+
+def test_changes_by_id_and_by_condition() -> None:
+    """Without an id the parameters say which; a patch is written anew with our own links relative."""
+    steps = b'[{"op":"add","path":"/subject/reference","value":"https://gw.example/fhir/hapi/Patient/A"}]'
+    assert ask("DELETE", "Observation/o", headers={"if-match": 'W/"3"'}) == Interaction(
+        Kind.DELETE, "Observation", "o", conditions=Conditions(if_match='W/"3"')
+    )
+    found = ask("PATCH", "Observation", b"identifier=x", steps, PATCH)
+    assert found == Interaction(
+        Kind.PATCH, "Observation", params=(Param("identifier", "", "x"),), body=b'[{"op":"add","path":"/subject/reference","value":"Patient/A"}]'
+    )
+    assert found.by_condition
+    updated = ask("PUT", "Observation", b"identifier=x", OBSERVATION, JSON)
+    assert (updated.kind, updated.id, updated.by_condition, updated.body) == (Kind.UPDATE, "", True, OBSERVATION)
+    assert not ask("PATCH", "Observation/o", b"", steps, PATCH).by_condition
+
+
+BAD_CHANGES = {
+    "a body on a delete": ("DELETE", b"", OBSERVATION, JSON),
+    "FHIRPath Patch": ("PATCH", b"", b'{"resourceType":"Parameters"}', JSON),
+    "no patch": ("PATCH", b"", b"{}", PATCH),
+    "HAPI's cascade": ("DELETE", b"", b"", {"x-cascade": "delete"}),
+    "If-None-Exist on a patch": ("PATCH", b"", b'[{"op":"remove","path":"/note"}]', {**PATCH, "if-none-exist": "identifier=x"}),
+    "parameters beside an id": ("PATCH", b"identifier=x", b'[{"op":"remove","path":"/note"}]', PATCH),
+}
+
+
+@pytest.mark.parametrize(("method", "text", "body", "headers"), BAD_CHANGES.values(), ids=BAD_CHANGES)
+def test_changes_that_are_not_understood(method, text, body, headers) -> None:
+    """ATK-F12: refused before anything is asked of an EHR."""
+    assert refusal(method, "Observation/o", text, body, headers).status in (400, 415)
 
 
 @pytest.mark.parametrize("name", ["x-http-method-override", "x-http-method", "x-method-override"])

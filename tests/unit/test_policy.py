@@ -28,11 +28,11 @@ LETTERS = [
     ("patient/Observation.r", {Kind.READ, Kind.VREAD}),
     ("patient/Observation.s", {Kind.SEARCH}),
     ("patient/Observation.c", {Kind.CREATE}),
-    ("patient/Observation.u", {Kind.UPDATE}),
-    ("patient/Observation.d", set()),
+    ("patient/Observation.u", {Kind.UPDATE, Kind.PATCH}),
+    ("patient/Observation.d", {Kind.DELETE}),
     ("patient/Observation.read", {Kind.READ, Kind.VREAD, Kind.SEARCH}),
-    ("patient/Observation.write", {Kind.CREATE, Kind.UPDATE}),
-    ("patient/*.cruds", {Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE}),
+    ("patient/Observation.write", {Kind.CREATE, Kind.UPDATE, Kind.PATCH, Kind.DELETE}),
+    ("patient/*.cruds", {Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE, Kind.PATCH, Kind.DELETE}),
     ("patient/Observation.dus", set()),
     ("patient/Observation.", set()),
     ("patient/Condition.cruds", set()),
@@ -44,8 +44,8 @@ LETTERS = [
 
 @pytest.mark.parametrize(("scope", "allowed"), LETTERS)
 def test_each_letter_allows_its_own_interactions_only(scope, allowed):
-    """ATK-F17: r, s, c, u imply nothing else (peers' faults 6 and 7)."""
-    for kind in (Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE):
+    """ATK-F17: r, s, c, u, d imply nothing else (peers' faults 6 and 7)."""
+    for kind in (Kind.READ, Kind.VREAD, Kind.SEARCH, Kind.CREATE, Kind.UPDATE, Kind.PATCH, Kind.DELETE):
         assert isinstance(judge(who(scope), ask(kind)), Allow) == (kind in allowed), kind
 
 

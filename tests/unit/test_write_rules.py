@@ -8,7 +8,7 @@ import pytest
 
 from gateway.shipped import tables
 from gateway.smart.principal import Principal, PrincipalKind
-from gateway.smart.write_rules import check_create, check_update
+from gateway.smart.write_rules import check_create, check_delete, check_update
 
 PATIENT = Principal(PrincipalKind.PATIENT, "ehr", "app", (), patient="A", fhir_user="Patient/A")
 DOCTOR = Principal(PrincipalKind.USER, "ehr", "app", (), patient="A", fhir_user="Practitioner/7")
@@ -120,3 +120,32 @@ def test_nobody_edits_what_somebody_else_wrote():
     assert check_update(PATIENT, theirs, theirs | {"status": "entered-in-error"}, tables(), relative) is not None
     assert check_update(PATIENT, MESSAGE, MESSAGE | {"status": "entered-in-error"}, tables(), relative) is None
     assert check_update(PATIENT, MESSAGE, MESSAGE | {"payload": [{"contentString": "other"}]}, tables(), relative) is not None
+
+
+FORM = {"resourceType": "QuestionnaireResponse", "status": "in-progress", "subject": A, "author": A}
+THROWN_AWAY = [(PATIENT, MESSAGE | {"status": "preparation"}), (PATIENT, FORM), (DOCTOR, MEASURED | {"status": "entered-in-error"}), (DOCTOR, DRAFT)]
+KEPT = [
+    (PATIENT, MESSAGE),
+    (PATIENT, MESSAGE | {"status": "entered-in-error"}),
+    (PATIENT, MESSAGE | {"status": "preparation", "sender": {"reference": "Practitioner/7"}}),
+    (PATIENT, FORM | {"status": "completed"}),
+    (PATIENT, APPOINTMENT),
+    (PATIENT, MEASURED),
+    (PATIENT, {"resourceType": "Patient", "id": "A"}),
+    (DOCTOR, MEASURED),
+    (DOCTOR, {"resourceType": "Condition", "subject": A}),
+    (DOCTOR, {"resourceType": "Patient", "id": "A"}),
+    (SYSTEM, MEASURED | {"status": "entered-in-error"}),
+]
+
+
+@pytest.mark.parametrize(("who", "stored"), THROWN_AWAY, ids=str)
+def test_what_was_never_in_force_may_be_deleted(who, stored):
+    """A draft of one's own; and, by staff, a draft or what is marked as an error."""
+    assert check_delete(who, stored, tables(), relative) is None
+
+
+@pytest.mark.parametrize(("who", "stored"), KEPT, ids=str)
+def test_what_somebody_may_have_acted_on_stays(who, stored):
+    """It is marked instead; a type without a status is never deleted, a person's record least of all; a system withdraws by an update."""
+    assert check_delete(who, stored, tables(), relative).reason == "delete-not-in-table"

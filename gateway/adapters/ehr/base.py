@@ -22,6 +22,7 @@ class EhrCall:
     page: str = ""  # a `next` link that this EHR gave, relative to its base ("?_getpages=..." or "Observation?page=2"); kind is SEARCH
     body: bytes = b""
     if_match: str = ""
+    updated: str = ""  # meta.lastUpdated of the version in `if_match`, for a DELETE where the EHR does not look at that header
     if_none_match: str = ""  # "*": only where nothing is there (RFC 9110 13.1.2). HAPI does not look at it on a PUT
     if_none_exist: tuple[Param, ...] = ()
     request_id: str = ""

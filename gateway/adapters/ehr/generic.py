@@ -107,6 +107,7 @@ class GenericEhr:
         """Make the call. Raises UpstreamFault, UpstreamTimeout, Unavailable or OutcomeUnknown."""
         auth = self._link.auth
         credentials = await auth.headers(call.person)
+        call = self.asked(call)
         response = await self._answered(call, credentials)
         if response.status == 401 and auth.refused(credentials, call.person):  # whatever it was, it was not carried out (RFC 9110 15.5.2)
             response = await self._answered(call, await auth.headers(call.person))
@@ -120,6 +121,10 @@ class GenericEhr:
             if not error.sent and _is_late(request):
                 raise Unavailable(reason="lease-over") from error
             raise _fault(error, write=call.kind in WRITES) from error
+
+    def asked(self, call: EhrCall) -> EhrCall:
+        """The place for what a platform has to be asked in its own way."""
+        return call
 
     def settled(self, call: EhrCall, reply: EhrReply) -> EhrReply:
         """The place for what a platform says in its own way."""
@@ -209,7 +214,7 @@ def _body(call: EhrCall, response: HttpResponse) -> bytes:
 
 def _success(call: EhrCall, response: HttpResponse) -> bytes:
     """The body of a 2xx. Only a write of one resource may come without one, though a representation was asked for."""
-    if not response.body and call.kind in (Kind.CREATE, Kind.UPDATE):
+    if not response.body and call.kind in (Kind.CREATE, Kind.UPDATE, Kind.DELETE):
         return b""
     if response.status == 204 or (response.status == 201 and call.kind not in WRITES):
         raise _Unusable("ehr-no-content")
