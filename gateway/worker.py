@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -19,7 +19,7 @@ from gateway.config import Settings
 from gateway.errors import Unavailable
 from gateway.store import known_browsers, schema, trials, turns, upstream
 from gateway.store import oauth as rows
-from gateway.store.base import now
+from gateway.store.base import Database, now
 
 log = structlog.get_logger("gateway.worker")
 
@@ -89,13 +89,30 @@ async def _prune(state: local.State) -> None:
     while True:
         moment = now()
         try:
-            async with database.write() as connection:
-                await rows.prune(connection, now=moment, kept_until=moment - _KEPT, idle_since=moment - _IDLE)
-                await turns.prune(connection, moment=moment)
-                await upstream.prune(connection, moment=moment)
-                await trials.prune(connection, moment=moment)
-                await known_browsers.prune(connection, moment=moment)
+            await forget(database, moment)
             await clients.prune()
         except (Unavailable, SQLAlchemyError):
             log.warning("prune-failed")
         await asyncio.sleep(_PRUNE)
+
+
+async def forget(database: Database, moment: datetime) -> None:
+    """What can have no effect any more: every row that somebody without an account can leave, and more.
+
+    In many short transactions: strangers can leave a million rows in an hour, and on SQLite everybody who writes waits for each.
+    """
+    more = True
+    while more:
+        async with database.write() as connection:
+            more = await rows.prune(connection, now=moment, kept_until=moment - _KEPT, idle_since=moment - _IDLE)
+    empty: tuple[str, ...] = ("",)
+    while empty:
+        async with database.read() as connection:  # to look through all that are in force takes a while, and nobody waits for a reader
+            empty = await rows.empty_grants(connection, moment - _KEPT, after=empty[-1])
+        async with database.write() as connection:
+            await rows.forget_grants(connection, empty)
+    async with database.write() as connection:
+        await turns.prune(connection, moment=moment)
+        await upstream.prune(connection, moment=moment)
+        await trials.prune(connection, moment=moment)
+        await known_browsers.prune(connection, moment=moment)

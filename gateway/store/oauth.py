@@ -30,6 +30,7 @@ from gateway.store.oauth_rows import (
     SigningKey,
     Transaction,
 )
+from gateway.store.people_tables import pending
 from gateway.store.row_values import add_once, as_row, as_value, changed, made, one_row
 
 # Clients -----------------------------------------------------------------------------------------------------------------
@@ -406,11 +407,37 @@ def _bearer(rows: Values) -> Bearer | None:
     )
 
 
-async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime) -> None:
-    """Forget what can have no effect any more. `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen."""
-    for table in (t.transaction, t.access_token, t.assertion_jti, t.pushed_request, t.remembered_consent):
-        await connection.execute(delete(table).where(table.c.expires_at < now))
-    for table in (t.code, t.launch, t.refresh_token, t.invite):
-        await connection.execute(delete(table).where(table.c.expires_at < kept_until))
-    await connection.execute(delete(t.web_session).where(t.web_session.c.seen_at < idle_since))
-    await connection.execute(delete(t.sign_in_attempt).where(t.sign_in_attempt.c.since < kept_until))
+async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datetime, idle_since: datetime, most: int = 1000) -> bool:
+    """Forget what can have no effect any more, at most so many rows of each kind, so that nobody waits for long. Whether there may be more.
+
+    `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen; used assertions too, for a process whose clock is behind.
+    """
+    over = (
+        *((table, table.c.expires_at < now) for table in (t.transaction, t.access_token, t.pushed_request, t.remembered_consent, pending)),
+        *((table, table.c.expires_at < kept_until) for table in (t.code, t.launch, t.refresh_token, t.invite, t.assertion_jti)),
+        (t.web_session, t.web_session.c.seen_at < idle_since),
+        (t.sign_in_attempt, t.sign_in_attempt.c.since < kept_until),
+    )
+    gone = [await _forget(connection, table, condition, most) for table, condition in over]
+    return max(gone) == most
+
+
+async def _forget(connection: AsyncConnection, table: Table, condition: ColumnElement[bool], most: int) -> int:
+    """What somebody changes at this moment is left for the next time: nobody waits for this, nor this for anybody."""
+    key = next(iter(table.primary_key))
+    some = select(key).where(condition).limit(most).with_for_update(skip_locked=True)
+    return (await connection.execute(delete(table).where(key.in_(some)))).rowcount
+
+
+async def empty_grants(connection: AsyncConnection, before: datetime, *, after: str = "", most: int = 1000) -> tuple[str, ...]:
+    """Grants from before that moment without any code or token that is still kept: nothing can come of them any more. By id, those `after` one."""
+    empty = select(t.grant.c.id).where(t.grant.c.id > after, t.grant.c.created_at < before, *_EMPTY)
+    return tuple((await connection.execute(empty.order_by(t.grant.c.id).limit(most))).scalars())
+
+
+async def forget_grants(connection: AsyncConnection, grant_ids: Sequence[str]) -> None:
+    """Forget those of them that are empty. Who was allowed what stays in the audit log."""
+    await connection.execute(delete(t.grant).where(t.grant.c.id.in_(grant_ids), *_EMPTY))
+
+
+_EMPTY = [~select(table.c.hash).where(table.c.grant_id == t.grant.c.id).exists() for table in (t.code, t.access_token, t.refresh_token)]

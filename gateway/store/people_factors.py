@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import people_tables as t
@@ -174,8 +174,8 @@ async def remove_contact(connection: AsyncConnection, account_id: str) -> bool:
 
 
 async def put_pending(connection: AsyncConnection, value: Pending) -> None:
-    """Instead of the one that waited under this hash. Those that are over go, too."""
-    await connection.execute(delete(t.pending).where(or_(t.pending.c.hash == value.hash, t.pending.c.expires_at <= value.began_at)))
+    """Instead of the one that waited under this hash."""
+    await connection.execute(delete(t.pending).where(t.pending.c.hash == value.hash))
     await add_once(connection, t.pending, as_row(value))
 
 
