@@ -166,6 +166,7 @@ def gateway(settings: Settings) -> Gateway:
             public_url=settings.public_url,
             rules=AccessRules(settings.writes, settings.practitioner_access),
             lives=_lives(settings),
+            stale=settings.stale,
             upstreams=persons,
         ),
     )

@@ -19,6 +19,7 @@ from gateway.adapters.ehr.base import OutcomeUnknown
 from gateway.api import noticed
 from gateway.api.asgi import ClientGone, Headers, Limits, Receive, Scope, Send, client_address, read_body, respond, values
 from gateway.audit import new_id
+from gateway.cache.policy import wish_of
 from gateway.errors import FhirError, NotFound, Unauthenticated, Unavailable, UpstreamTimeout
 from gateway.fhir import outcome, request
 from gateway.fhir.interaction import PUSHED, Interaction
@@ -38,7 +39,7 @@ _LARGE = 256 * 1024
 """Bytes of body above which a request is understood in a thread: a Bundle of 1.6 MB takes 0.3 s, and everybody else would wait for it."""
 _OPEN = "*"  # CORS for documents that anybody may read without a token (A1.3, A1.4)
 _ASKED = "authorization, accept, cache-control, content-type, if-match, if-modified-since, if-none-exist, if-none-match, prefer"
-_EXPOSED = "ETag, Last-Modified, Location, Content-Location, Cache-Status, Retry-After, WWW-Authenticate, X-Request-Id"
+_EXPOSED = "Age, Cache-Status, Content-Location, ETag, Last-Modified, Location, Retry-After, Warning, WWW-Authenticate, X-Request-Id"
 
 
 class Authenticator(Protocol):
@@ -217,8 +218,8 @@ class FhirFacade:
     def _incoming(self, scope: Scope, raw: bytes) -> Incoming:
         ehr, _, path = raw.removeprefix(b"/fhir/").decode("latin-1").partition("/")
         headers: Headers = scope["headers"]
-        fresh = any("no-cache" in text.lower() for text in values(headers, b"cache-control"))
-        context = RequestContext(new_id(), client_address(scope, self._edge.trusted_proxies), fresh=fresh)
+        wish = wish_of(values(headers, b"cache-control"))
+        context = RequestContext(new_id(), client_address(scope, self._edge.trusted_proxies), wish=wish)
         return Incoming(ehr, scope["method"], path, scope["query_string"], headers, context, "".join(values(headers, b"origin")[:1]), Known())
 
     def _base(self, ehr: str) -> str:

@@ -25,6 +25,7 @@ from typing import Final
 import structlog
 import zstandard
 
+from gateway.cache.counts import Counts
 from gateway.cache.keys import Ask, generation_names, key, widened
 from gateway.cache.store import CacheStore
 from gateway.errors import FhirError, Unavailable
@@ -43,7 +44,9 @@ _MARGIN: Final = 0.05
 """Seconds that a writer waits beyond `coherence`: clocks of two machines do not run alike."""
 _RETRY: Final = 0.1
 _MANY: Final = 1000
-"""Names that one process may owe before it owes all of those EHRs instead."""
+"""Names that one process may owe before it owes all of those EHRs instead; and keys of refused answers whose deletion it owes."""
+_TELL: Final = 60.0
+"""Seconds between two lines of the log about how often the cache answered."""
 _RAW, _ZSTD = b"\x00", b"\x01"
 
 
@@ -73,11 +76,13 @@ class Cache:
     def __init__(self, store: CacheStore, database: Database, *, sealer: Seals, coherence: float = 1.0, abandoned: float = 60.0) -> None:
         self._store, self._database, self._sealer = store, database, sealer
         self._coherence, self._abandoned = coherence, timedelta(seconds=abandoned)
+        self.counts = Counts()
         self._zstd = _Zstd()
         self._polled = float("-inf")  # when the last successful poll began
         self._pending = frozenset[str]()  # names in the rows, as of then
         self._busy = Counter[str]()  # names that writes of this process touch now
         self._mine: set[str] = set()  # their rows
+        self._refused: dict[str, None] = {}  # keys whose deletion the store has not confirmed, oldest first
         self._owed = _Owed()
         self._settling = asyncio.Lock()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -88,26 +93,43 @@ class Cache:
     async def look(self, ask: Ask) -> Looked:
         """What is kept for this ask, whose right to it was decided before. Never raises: a store that fails is a miss."""
         wanted = generation_names(ask)
-        if not self._coherent(wanted):
-            return Looked("", None)
+        if why_not := self._why_not(wanted):
+            return self._around(why_not)
         generations = await self._store.generations(wanted)
         if generations is None:
-            return Looked("", None)
+            return self._around("down")
         place = key(ask, generations)
-        return Looked(place, await self._get(place))
+        value = await self._get(place)
+        self.counts.add("found-nothing" if value is None else "found-shared")
+        return Looked(place, value)
+
+    def _around(self, why: str) -> Looked:
+        self.counts.add(f"around-{why}")
+        return Looked("", None)
 
     async def fill(self, key: str, value: bytes, life: float) -> None:
         """Keep an answer for `life` seconds under the key of the look-up that missed, made before the answer was fetched."""
         if key and life > 0 and len(value) <= LARGEST:
             await self._store.put(key, self._sealer.seal(self._zstd.pack(value), _context(key)), life)
 
-    def _coherent(self, wanted: Sequence[str]) -> bool:
-        """Whether what the store says about these names can be trusted now."""
+    async def forget(self, key: str) -> None:
+        """Never give again what is kept under the key of a look-up: the EHR refused it to this caller."""
+        if not await self._store.renew((key,)):
+            self._refused[key] = None
+            while len(self._refused) > _MANY:
+                del self._refused[next(iter(self._refused))]
+
+    def _why_not(self, wanted: Sequence[str]) -> str:
+        """Why what the store says about these names cannot be trusted now; "" when it can be."""
         if time.monotonic() - self._polled >= self._coherence:
-            return False
-        return not any(name in self._pending or name in self._busy for name in wanted)
+            return "incoherent"
+        return "pending" if any(name in self._pending or name in self._busy for name in wanted) else ""
 
     async def _get(self, place: str) -> bytes | None:
+        if place in self._refused:
+            del self._refused[place]
+            await self.forget(place)
+            return None
         sealed = await self._store.get(place)
         if sealed is None:
             return None
@@ -115,6 +137,7 @@ class Cache:
             return self._zstd.unpack(self._sealer.open(sealed, _context(place)))
         except (SealBroken, zstandard.ZstdError, ValueError):  # FAULT-R5: poisoned, cut, or sealed with a lost key
             log.warning("cache-value-broken")
+            self.counts.add("broken")
             await self._store.renew((place,))
             return None
 
@@ -233,8 +256,12 @@ class Cache:
 
     async def run(self) -> None:
         """Poll the intents twice in `coherence` until cancelled. A database that fails is said once; look-ups go around the cache meanwhile."""
+        told = time.monotonic()
         while True:
             began = time.monotonic()
+            if began - told >= _TELL:
+                told = began
+                self._tell()
             try:
                 await self._tend(await self._poll())
                 await self._settle()
@@ -258,6 +285,10 @@ class Cache:
         if due and await self._store.renew(tuple({name for row in due for name in row.names})):
             await self._strike(*(row.id for row in due))
 
+    def _tell(self) -> None:
+        if news := self.counts.news():
+            log.info("cache-counts", **{name.replace("-", "_"): count for name, count in news.items()})
+
     def _say(self, *, failing: bool) -> None:
         if failing != self._failing:
             (log.warning if failing else log.info)("cache-incoherent" if failing else "cache-coherent")
@@ -276,6 +307,9 @@ class Cache:
 class NoCache:
     """The cache switched off, in every process that shares the EHRs: each look-up is a miss, and there is nothing to renew."""
 
+    def __init__(self) -> None:
+        self.counts = Counts()
+
     async def look(self, ask: Ask) -> Looked:
         """A miss whose answer is not kept."""
         del ask
@@ -283,6 +317,9 @@ class NoCache:
 
     async def fill(self, key: str, value: bytes, life: float) -> None:
         """Keep nothing."""
+
+    async def forget(self, key: str) -> None:
+        """There is nothing."""
 
     @asynccontextmanager
     async def touching(self, names: Iterable[str]) -> AsyncGenerator[None]:

@@ -31,6 +31,10 @@ class Flights:
             task.add_done_callback(lambda done: self._landed(key, done))
         return await asyncio.shield(task)
 
+    def flying(self, key: str) -> bool:
+        """Whether who asks now joins others."""
+        return key in self._flying
+
     def _landed(self, key: str, task: asyncio.Task[Any]) -> None:
         self._flying.pop(key, None)
         if not task.cancelled():

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-RULES = 1
+RULES = 2
 """Raised whenever the meaning of a cached value changes: screening, narrowing, or the shape of what is stored."""
 
 

@@ -168,6 +168,11 @@ class Settings:
         parse.one_of("block", "skip"),
     )
     lives: Mapping[str, float] = _setting(_NO_LIVES, "Seconds that answers may be cached, by resource type.", parse.lives)
+    stale: float = _setting(
+        300.0,
+        "Seconds beyond its life that a cached answer is given, and said to be old, while the EHR fails; 0: none.",
+        parse.number(0, 86400, " seconds"),
+    )
     body_cap: int = _setting(16 * 1024 * 1024, "Most bytes of one request's body.", parse.count(1024, 2**30, " bytes"))
     require_pushed_requests: bool = _setting(default=False, help_="Take authorization requests only as pushed (RFC 9126).", check=parse.boolean)
     jwks_loopback: bool = _setting(default=False, help_="Fetch clients' keys from loopback addresses too (development).", check=parse.boolean)

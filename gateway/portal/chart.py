@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID, uuid5
 
+from gateway.cache.policy import FRESH
 from gateway.errors import Conflict, FhirError, MethodNotAllowed, NotFound, Unprocessable, UpstreamFault
 from gateway.fhir.interaction import Conditions, Interaction, Kind, Param
 from gateway.fhir.json import parse_trusted, serialize
@@ -162,7 +163,7 @@ class Chart:
         """The resource, its ETag (`W/"3"` or "") and its age in seconds. `fresh`: not from the cache."""
         if not _ID.fullmatch(id_):
             raise NotFound
-        context = replace(self.context, fresh=True) if fresh else self.context
+        context = replace(self.context, wish=FRESH) if fresh else self.context
         answer = await self.pipeline.handle(self.principal, Interaction(Kind.READ, resource_type, id_), context)
         return _object(answer.body), answer.header("ETag"), answer.age
 
@@ -268,7 +269,7 @@ class Chart:
         try:
             answer = await self.pipeline.handle(self.principal, interaction, self.context)
         except Conflict:
-            again = replace(self, context=replace(self.context, fresh=True))
+            again = replace(self, context=replace(self.context, wish=FRESH))
             found = await again.search(interaction.type, (condition,), limit=1)
             if not found.resources:
                 raise

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.cache.policy import ANY, Wish
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -30,6 +32,6 @@ class RequestContext:
     address: str = ""  # of the caller
     via: str = "api"  # api | portal | worker
     message_id: str = ""  # inbox row, when via == "worker"
-    fresh: bool = False  # the caller asked for no cached answer (Cache-Control: no-cache)
+    wish: Wish = ANY  # what the caller says of freshness (Cache-Control)
     simulated: str = ""  # what goes wrong in the developer's trial that the request belongs to
     until: Callable[[], float] = lambda: math.inf  # time.monotonic() at which the worker's lease runs out, as it was last renewed

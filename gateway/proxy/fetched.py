@@ -27,6 +27,8 @@ class Fetched(msgspec.Struct, array_like=True, frozen=True):
     link: str = ""
     total: int | None = None
     patients: tuple[str, ...] = ()
+    life: float = 0.0  # seconds for which it is fresh (cache.policy.Keep)
+    stale: float = 0.0  # seconds beyond that for which it may be given while the EHR fails
 
     @property
     def age(self) -> int:
@@ -36,6 +38,16 @@ class Fetched(msgspec.Struct, array_like=True, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Fetched).decode
+
+
+def stamped(value: Fetched, life: float, stale: float) -> Fetched:
+    """As it is kept."""
+    return msgspec.structs.replace(value, life=life, stale=stale)
+
+
+def again(value: Fetched, patients: tuple[str, ...]) -> Fetched:
+    """The same, which the EHR said just now is unchanged."""
+    return msgspec.structs.replace(value, at=time.time(), patients=patients)
 
 
 def pack(value: Fetched) -> bytes:

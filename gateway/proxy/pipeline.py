@@ -11,7 +11,7 @@ from gateway.audit import AuditSink
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.flights import Flights
 from gateway.cache.keys import Ask
-from gateway.cache.policy import Lives, life_of_answer
+from gateway.cache.policy import STALE, Lives
 from gateway.errors import BadRequest, FhirError, Forbidden, NotFound, NotSupported, UpstreamFault
 from gateway.fhir.bundle import Found, open_searchset
 from gateway.fhir.compartment import matches
@@ -23,7 +23,8 @@ from gateway.proxy import narrow, paging, render, simulated, trail
 from gateway.proxy.access_log import AccessLog
 from gateway.proxy.answer import Answer, RequestContext
 from gateway.proxy.capabilities import Capabilities
-from gateway.proxy.fetched import Fetched, pack, unpack
+from gateway.proxy.fetched import Fetched
+from gateway.proxy.kept import Forwarded, Given, Kept, Wanted
 from gateway.proxy.reads import Events, Reader, Whose, refusal
 from gateway.proxy.writes import Writer, done
 from gateway.smart.constraint import Allow, Constraint, Deny
@@ -53,6 +54,7 @@ class Parts:
     public_url: str
     rules: AccessRules
     lives: Mapping[str, Lives]  # by EHR
+    stale: float = STALE  # seconds beyond its life for which an answer is given while the EHR fails
     upstreams: Mapping[str, Upstream] = field(default_factory=dict[str, Upstream])  # by EHR, those alone where persons have their own
     flights: Flights = field(default_factory=Flights)
 
@@ -63,6 +65,7 @@ class Pipeline:
     def __init__(self, ehrs: Mapping[str, Ehr], parts: Parts) -> None:
         self._ehrs = ehrs
         self._parts = parts
+        self._kept = {name: Kept(parts.cache, parts.flights, parts.lives[name], parts.stale) for name in ehrs}
 
     async def handle(self, principal: Principal, interaction: Interaction, context: RequestContext) -> Answer:
         """The answer. Raises FhirError (already on record), or OutcomeUnknown for a write whose answer was lost."""
@@ -180,9 +183,9 @@ class Pipeline:
 
     async def _read(self, principal: Principal, asked: Interaction, page: str, reader: Reader) -> Answer:
         narrowed = self._narrowed(asked, reader.constraint)
-        fetched, stored = await self._fetched(asked, narrowed, page, reader)
-        record = trail.read(principal, asked, narrowed, fetched, reader.context, cached=stored)
-        answer = render.read(self._view(reader), principal, asked, fetched, cached=stored)
+        given = await self._given(asked, narrowed, page, reader)
+        record = trail.read(principal, asked, narrowed, given.fetched, reader.context, cached=given.cached)
+        answer = render.read(self._view(reader), principal, asked, given)
         self._parts.audit.append(replace(record, status=answer.status))
         return answer
 
@@ -191,25 +194,13 @@ class Pipeline:
             return narrow.narrow(asked, constraint.match, self._parts.tables)
         return narrow.Narrowed(asked, exact=True, patients=constraint.patients)
 
-    async def _fetched(self, asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reader) -> tuple[Fetched, bool]:
-        """From the cache where that is as good as fresh, else from the EHR; and whether it was the cache."""
-        ask = _ask(asked, narrowed, page, reader)
-        looked = await self._parts.cache.look(ask)
-        if looked.value is not None and not reader.context.fresh:
-            try:
-                return unpack(looked.value), True
-            except ValueError:
-                pass  # another version's value: a miss (FAULT-R5)
+    async def _given(self, asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reader) -> Given:
+        """From the cache where that is as good as fresh, else from the EHR."""
 
-        async def fetch() -> Fetched:
-            fetched = await reader.fetch(asked, narrowed, page)
-            types = {asked.type, *(entry.type for entry in fetched.entries)}
-            if life := life_of_answer(asked.kind, types, 200, self._parts.lives[reader.ehr.name]):
-                await self._parts.cache.fill(looked.key, pack(fetched), life)
-            return fetched
+        async def get(held: Fetched | None) -> Fetched:
+            return await reader.fetch(asked, narrowed, page, held=held)
 
-        # Who asked for a fresh answer does not join a fetch that began before she asked.
-        return await self._parts.flights.share("" if reader.context.fresh else looked.key, fetch), False
+        return await self._kept[reader.ehr.name].given(Wanted(_ask(asked, narrowed, page, reader), asked, reader.context.wish, get))
 
     async def _write(self, principal: Principal, asked: Interaction, reader: Reader) -> Answer:
         writer = Writer(reader, principal, self._parts.rules, self._parts.cache)
@@ -245,7 +236,7 @@ class Pipeline:
         fetched = await self._parts.access_log.fetch(principal.ehr, narrowed, asked, page)
         self._parts.audit.append(trail.read(principal, asked, narrowed, fetched, context, cached=False))
         reader = Reader(self._ehr(principal.ehr), self._parts.tables, constraint, context, self._parts.events)
-        return render.read(self._view(reader), principal, asked, fetched, cached=False)
+        return render.read(self._view(reader), principal, asked, Given(fetched, Forwarded("around")))
 
 
 def error_of(denied: Deny) -> FhirError:

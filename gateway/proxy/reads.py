@@ -19,7 +19,7 @@ from gateway.fhir.json import parse_trusted
 from gateway.fhir.tables import Tables
 from gateway.proxy import narrow, screen
 from gateway.proxy.answer import RequestContext
-from gateway.proxy.fetched import Entry, Fetched
+from gateway.proxy.fetched import Entry, Fetched, again
 from gateway.smart.constraint import Constraint, Reach
 
 MAX_OWNERS = 40
@@ -63,11 +63,14 @@ class Reader:
     events: Events
     whose: Whose = Whose()
 
-    async def fetch(self, asked: Interaction, narrowed: narrow.Narrowed, page: str = "") -> Fetched:
-        """The screened answer. Raises NotFound alike for absent, deleted and foreign; UpstreamFault when the EHR lies about shape."""
+    async def fetch(self, asked: Interaction, narrowed: narrow.Narrowed, page: str = "", *, held: Fetched | None = None) -> Fetched:
+        """The screened answer. Raises NotFound alike for absent, deleted and foreign; UpstreamFault when the EHR lies about shape.
+
+        `held`: an earlier answer to this read, which the EHR may confirm instead of giving it again (304); it is judged again all the same.
+        """
         match asked.kind:
             case Kind.READ:
-                return await self.read(asked, self.constraint.match)
+                return await self.read(asked, self.constraint.match, held=held)
             case Kind.VREAD:
                 # The current version must be the caller's as well as the one shown: else misfiled data stay readable.
                 await self.read(replace(asked, kind=Kind.READ), self.constraint.match)
@@ -81,14 +84,14 @@ class Reader:
             case other:
                 raise ValueError(other)
 
-    async def read(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
+    async def read(self, asked: Interaction, reaches: tuple[Reach, ...], *, held: Fetched | None = None) -> Fetched:
         """The current version of one resource within the reaches.
 
         NotFound for another person's, a deleted one and none at all: the same answer and, for who does not reach everyone, in the same time (ATK-F1).
         """
         begun = time.monotonic()
         try:
-            return await self.look(asked, reaches)
+            return await self.look(asked, reaches, held=held)
         except NotFound:
             await _no_sooner(begun + self._floor(asked.type, reaches))
             raise
@@ -117,14 +120,14 @@ class Reader:
             return 0.0
         return FLOOR if row.kind in ("patient", "record") else OWNERS_FLOOR
 
-    async def look(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
+    async def look(self, asked: Interaction, reaches: tuple[Reach, ...], *, held: Fetched | None = None) -> Fetched:
         """As `read`, but nothing is found as soon as that is known: for where the caller cannot choose the id, or does not see the time.
 
         Where a patient's compartment is the limit it is searched for, not read, so that the EHR never has another person's resource in hand.
         """
         row = self.tables.compartment[asked.type]
         if row.kind not in ("patient", "record") or any(reach.patients is None for reach in reaches):
-            return await self._by_id(asked, reaches)
+            return await self._by_id(asked, reaches, held)
         search = Interaction(Kind.SEARCH, asked.type, params=(Param("_id", "", asked.id),))
         narrowed = narrow.narrow(search, reaches, self.tables)
         if narrowed.interaction is None:
@@ -137,10 +140,12 @@ class Reader:
                 return _instance(entry.raw, entry.resource, keep)
         raise NotFound
 
-    async def _by_id(self, asked: Interaction, reaches: tuple[Reach, ...]) -> Fetched:
-        reply = await self.send(EhrCall(asked.kind, asked.type, asked.id, asked.version))
+    async def _by_id(self, asked: Interaction, reaches: tuple[Reach, ...], held: Fetched | None = None) -> Fetched:
+        reply = await self.send(EhrCall(asked.kind, asked.type, asked.id, asked.version, if_none_match=held.etag if held else ""))
         if reply.status in (404, 410):
             raise NotFound
+        if reply.status == 304 and held:
+            return await self._unchanged(held, reaches)
         if reply.status != 200:
             raise refusal(reply, self.ehr, self.context, self.events)
         resource = parse_trusted(reply.body)
@@ -151,6 +156,13 @@ class Reader:
             raise NotFound
         found = _instance(reply.body, resource, keep)
         return _replace_stamps(found, reply)
+
+    async def _unchanged(self, held: Fetched, reaches: tuple[Reach, ...]) -> Fetched:
+        """The resource is as it was; who may see it may hang on others, its owners, and on rules of ours."""
+        keep = await self.judge(parse_trusted(held.body), reaches)
+        if keep is None:
+            raise NotFound
+        return again(held, tuple(sorted(keep.patients)))
 
     async def _search(self, searched: str, narrowed: narrow.Narrowed, page: str) -> Fetched:
         if narrowed.interaction is None:

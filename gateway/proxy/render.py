@@ -11,9 +11,10 @@ from gateway.fhir.bundle import searchset
 from gateway.fhir.interaction import Interaction, Kind
 from gateway.fhir.response import shown
 from gateway.fhir.search import render as query
-from gateway.proxy import paging
+from gateway.proxy import kept, paging
 from gateway.proxy.answer import Answer
 from gateway.proxy.fetched import Fetched
+from gateway.proxy.kept import Given
 from gateway.proxy.rewrite import outbound
 from gateway.proxy.writes import Written
 from gateway.smart.principal import Principal
@@ -37,11 +38,9 @@ class View:
         return outbound(raw, self.ehr.base_url, self.base, self.ehr.aliases)
 
 
-def read(view: View, principal: Principal, asked: Interaction, fetched: Fetched, *, cached: bool) -> Answer:
+def read(view: View, principal: Principal, asked: Interaction, given: Given) -> Answer:
     """The answer to a read, vread or search."""
-    headers = [("Cache-Status", "gateway; hit" if cached else "gateway; fwd=miss")]
-    if cached:
-        headers.append(("Age", str(fetched.age)))
+    fetched, headers = given.fetched, kept.headers(given)
     if asked.kind is Kind.SEARCH:
         return Answer(200, _searchset(view, principal, asked, fetched), tuple(headers), age=fetched.age)
     if fetched.etag:

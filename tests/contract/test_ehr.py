@@ -107,6 +107,16 @@ async def test_numbers_and_texts_come_back_as_they_were_written(ehr, patient):
     assert b"1.10" in reply.body
 
 
+async def test_a_read_of_what_is_kept_says_whether_it_is_still_so(ehr, patient):
+    """304 without a body for the version that is named, the whole resource for another one."""
+    id_ = patient.removeprefix("Patient/")
+    etag = (await read(ehr, patient)).etag
+    same = await ehr.send(EhrCall(Kind.READ, "Patient", id_, if_none_match=etag))
+    assert (same.status, same.body) == (304, b"")
+    other = await ehr.send(EhrCall(Kind.READ, "Patient", id_, if_none_match='W/"99"'))
+    assert (other.status, json.loads(other.body)["id"]) == (200, id_)
+
+
 async def test_a_read_gives_its_version(ehr, patient):
     """ETag and Last-Modified as headers, versionId in the meta."""
     reply = await read(ehr, patient)

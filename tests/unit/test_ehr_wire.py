@@ -105,6 +105,13 @@ def test_reads_have_no_body_and_no_conditions():
     assert "If-Match" not in dict(request.headers)
 
 
+def test_a_read_may_ask_whether_it_is_still_the_same():
+    """If-None-Match alone, and of a read alone."""
+    for kind, expected in ((Kind.READ, 'W/"1"'), (Kind.VREAD, None), (Kind.SEARCH, None)):
+        request = sent(EhrCall(kind, "Patient", "a", "1", if_none_match='W/"1"'))
+        assert dict(request.headers).get("If-None-Match") == expected
+
+
 @pytest.mark.parametrize(
     "call",
     [

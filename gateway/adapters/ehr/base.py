@@ -23,7 +23,7 @@ class EhrCall:
     body: bytes = b""
     if_match: str = ""
     updated: str = ""  # meta.lastUpdated of the version in `if_match`, for a DELETE where the EHR does not look at that header
-    if_none_match: str = ""  # "*": only where nothing is there (RFC 9110 13.1.2). HAPI does not look at it on a PUT
+    if_none_match: str = ""  # "*": only where nothing is there (RFC 9110 13.1.2). HAPI does not look at it on a PUT. A read: 304 if still so
     if_none_exist: tuple[Param, ...] = ()
     request_id: str = ""
     person: str = ""  # the account in whose name it is made, at an EHR that lets in nobody but persons (ADR 0011)

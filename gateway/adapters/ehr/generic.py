@@ -209,6 +209,8 @@ def _body(call: EhrCall, response: HttpResponse) -> bytes:
         return _success(call, response)
     if 400 <= response.status < 500 or response.status == 503:
         return _refusal(response)
+    if response.status == 304 and call.kind is Kind.READ and call.if_none_match:  # RFC 9110 section 15.4.5: it has no body
+        return b""
     raise _Unusable("ehr-redirect" if 300 <= response.status < 400 else f"ehr-{response.status}", "transient")
 
 

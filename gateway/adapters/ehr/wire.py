@@ -30,7 +30,7 @@ def http_request(base: Address, call: EhrCall, credentials: Mapping[str, str], *
         return _search(base, call, common, url_limit)
     if call.kind is Kind.DELETE:
         return HttpRequest("DELETE", base.text + _path(call), (*common, *_conditions(call)), None, call.not_after)
-    headers = (*common, *_WRITE, *_conditions(call)) if call.kind in WRITES else common
+    headers = (*common, *_WRITE, *_conditions(call)) if call.kind in WRITES else (*common, *_still(call))
     body = call.body if call.kind in WRITES else None
     return HttpRequest(_METHODS[call.kind], base.text + _path(call), headers, body, call.not_after)
 
@@ -80,6 +80,12 @@ def _conditions(call: EhrCall) -> Iterable[tuple[str, str]]:
         yield "If-None-Match", _header(call.if_none_match)
     if call.if_none_exist:
         yield "If-None-Exist", query(call.if_none_exist)
+
+
+def _still(call: EhrCall) -> Iterable[tuple[str, str]]:
+    """Of a read: "not again, if it is still this one" (RFC 9110 section 13.1.2). Nothing else about a read is conditional."""
+    if call.kind is Kind.READ and call.if_none_match:
+        yield "If-None-Match", _header(call.if_none_match)
 
 
 def query(params: Iterable[Param]) -> str:
