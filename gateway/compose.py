@@ -55,25 +55,16 @@ from gateway.smart.client.persons import PersonTokens
 from gateway.smart.client.tokens import Tokens
 from gateway.smart.http import Http
 from gateway.smart.policy import AccessRules
-from gateway.smart.server.authorization.authorizer import Authorizations
-from gateway.smart.server.authorization.grants import Grants
-from gateway.smart.server.authorization.pushed import PushedRequests
-from gateway.smart.server.clients.authentication import ClientAuthentication
-from gateway.smart.server.clients.jwks import ClientKeys, JwksFetcher
+from gateway.smart.server.clients.jwks import JwksFetcher
 from gateway.smart.server.discovery import Offered, openid_configuration, smart_configuration
 from gateway.smart.server.endpoints import Endpoints
-from gateway.smart.server.people.accounts import Accounts, Passwords, normalised
-from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.people.ending import Endings
-from gateway.smart.server.people.passkeys import Passkeys
+from gateway.smart.server.people.accounts import Passwords
 from gateway.smart.server.people.providers import Provider, ProviderConfig
-from gateway.smart.server.people.sessions import Sessions
 from gateway.smart.server.people.verification import NoNotifier, Notifier, Verification
 from gateway.smart.server.token.authenticator import Authenticator
-from gateway.smart.server.token.driver import TokenDriver
-from gateway.smart.server.token.inspection import Inspector
 from gateway.smart.server.trial import OFF
 from gateway.smart.server.trials import Trials
+from gateway.smart_server import Means, authorization_server, terms
 from gateway.store.base import Database, now
 from gateway.store.turns import StoredTurns
 from gateway.web import apps, authorize, forgotten, portal, security, signin, upstream
@@ -84,16 +75,6 @@ from gateway.web.pages import Pages
 from gateway.web.people import People
 
 AnEhr = adapters.AutoEhr | adapters.GenericEhr
-
-
-def trials(found: State, sessions: Sessions) -> Trials | None:
-    """Trials of the launcher; None where it is off."""
-    settings, record_in = found.settings, found.audit.record_in
-    if not settings.launcher_enabled:
-        return None
-    developers = Developers(found.database, sessions, settings.launcher_users, record_in=record_in)
-    names, url = tuple(one.name for one in settings.ehrs), settings.public_url
-    return Trials(found.database, local.launches(found), developers, found.seals, ehrs=names, public_url=url, record_in=record_in)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,41 +160,15 @@ def gateway(settings: Settings) -> Gateway:
 
     # Who may
     types = tuple(sorted(name for name in tables.compartment if tables.for_persons(name)))
-    sessions = Sessions(database, record_in=audit.record_in, developers=map(normalised, settings.launcher_users))
-    launcher = trials(found, sessions)
-    watch = launcher or OFF
-    authenticator = Authenticator(database, record_in=audit.record_in, watch=watch)
-    keys = local.signing_keys(found)
-    client_keys = ClientKeys(JwksFetcher(allow_loopback=settings.jwks_loopback))
-    authentication = ClientAuthentication(database, client_keys, public_url=settings.public_url)
-    driver = TokenDriver(database, public_url=settings.public_url, keys=keys, authentication=authentication, record_in=audit.record_in, watch=watch)
-    inspector = Inspector(database, authentication, public_url=settings.public_url, record_in=audit.record_in, watch=watch)
-    authorizations = Authorizations(
-        database,
-        public_url=settings.public_url,
-        types=types,
-        keys=keys,
-        must_push=settings.require_pushed_requests,
-        record_in=audit.record_in,
-        watch=watch,
-    )
-    pushed = PushedRequests(database, authentication, authorizations, record_in=audit.record_in, watch=watch)
+    pages = Pages(settings.public_url)
+    means = Means(Passwords(), _notifier(settings), JwksFetcher(allow_loopback=settings.jwks_loopback), found.seals)
+    server = authorization_server(found.ground, terms(settings, types=types, service=pages.service), means)
+    launcher, authenticator = server.trials, server.authenticator
 
     # People and their pages
-    passwords = Passwords()
-    people_accounts = Accounts(database, passwords, record_in=audit.record_in)
-    pages = Pages(settings.public_url)
-    doors = Doors(
-        people_accounts,
-        sessions,
-        local.factors(found),
-        Passkeys(database, public_url=settings.public_url, service=pages.service, record_in=audit.record_in),
-        Verification(database, passwords, found.secrets, _notifier(settings), service=pages.service, record_in=audit.record_in),
-        Endings(database, record_in=audit.record_in),
-        {one.name: _provider(found, one) for one in settings.sign_in},
-    )
-    people = People(sessions, public_url=settings.public_url)
-    grants = Grants(database, record_in=audit.record_in)
+    providers = {one.name: _provider(found, one) for one in settings.sign_in}
+    doors = Doors(server.accounts, server.sessions, server.factors, server.passkeys, server.verification, server.endings, providers)
+    people = People(server.sessions, public_url=settings.public_url)
 
     def address(request: Request) -> str:
         return client_address(request.scope, settings.trusted_proxies)
@@ -228,17 +183,17 @@ def gateway(settings: Settings) -> Gateway:
     shows = web_launcher.Shows(local.clients(found), Faces(pipeline), titles, discovery, settings.public_url)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
-        oauth.router(driver, inspector, pushed, keys, oauth_edge),
-        registration.router(local.own_registrations(found), oauth_edge),
-        api_launches.router(authenticator, api_launches.Starters(local.launches(found), settings.public_url, launcher), oauth_edge),
+        oauth.router(server.tokens, server.inspector, server.pushed, server.keys, oauth_edge),
+        registration.router(server.own_registrations, oauth_edge),
+        api_launches.router(authenticator, api_launches.Starters(server.launches, settings.public_url, launcher), oauth_edge),
         *((api_trials.router(launcher), web_launcher.router(web_edge, launcher, shows)) if launcher else ()),
         upstream_keys.router({one.name: partial(_public_keys, one) for one in settings.ehrs if one.key_file}),
         *((api_brands.router(published),) if published else ()),
-        signin.router(web_edge, doors, authorizations),
+        signin.router(web_edge, doors, server.authorizations),
         forgotten.router(web_edge, doors),
         security.router(web_edge, doors),
-        authorize.router(web_edge, authorizations, Faces(pipeline), connections),
-        apps.router(web_edge, grants),
+        authorize.router(web_edge, server.authorizations, Faces(pipeline), connections),
+        apps.router(web_edge, server.grants),
         upstream.router(web_edge, connections, titles),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),
     )
@@ -248,10 +203,10 @@ def gateway(settings: Settings) -> Gateway:
         allowed_origin=authenticator.allowed_origin,
         limits=Limits(cap=settings.body_cap),
         trusted_proxies=settings.trusted_proxies,
-        watch=watch,
+        watch=launcher or OFF,
     )
     return Gateway(
-        found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, passwords, doors.verification, routers, launcher, lock
+        found, ehrs, cache, pipeline, inbox, worker, authenticator, edge, pages, people, means.passwords, server.verification, routers, launcher, lock
     )
 
 

@@ -12,19 +12,71 @@ from pathlib import Path
 
 from gateway.config import Settings
 from gateway.seal import Plain, Sealer, Seals, load_or_make_key
+from gateway.smart.record import RecordIn
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.authorization.launches import Launches
 from gateway.smart.server.authorization.operator import GivenAccess
 from gateway.smart.server.clients.admin import Clients
 from gateway.smart.server.clients.invites import Invites
-from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
 from gateway.smart.server.clients.registration import Registrar, Rules
 from gateway.smart.server.keys import SigningKeys
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import Accounts, Passwords
 from gateway.smart.server.people.factors import Factors
 from gateway.store import schema
 from gateway.store.audit import AuditLog
-from gateway.store.base import Database
+from gateway.store.base import Clock, Database, now
 from gateway.store.events import EventLog
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every part of the authorization server stands on; and those of its parts that commands work with too, each made here alone.
+
+    `secrets` seals what opens doors. `must_name_user`: whether each launch has to say whose it is.
+    """
+
+    database: Database
+    record_in: RecordIn
+    secrets: Seals
+    public_url: str
+    must_name_user: bool = False
+    lifetimes: Lifetimes = Lifetimes()  # noqa: RUF009  # a frozen value
+    attempts: Attempts = Attempts()  # noqa: RUF009  # likewise
+    clock: Clock = now
+
+    def signing_keys(self) -> SigningKeys:
+        """Keys of id_tokens."""
+        return SigningKeys(self.database, self.secrets, record_in=self.record_in, lifetimes=self.lifetimes, clock=self.clock)
+
+    def registrar(self, rules: Rules) -> Registrar:
+        """Registers clients."""
+        return Registrar(self.database, rules, record_in=self.record_in, clock=self.clock)
+
+    def clients(self) -> Clients:
+        """Registered clients."""
+        return Clients(self.database, record_in=self.record_in, clock=self.clock)
+
+    def invites(self) -> Invites:
+        """What developers register their clients with."""
+        return Invites(self.database, record_in=self.record_in, clock=self.clock)
+
+    def accounts(self, passwords: Passwords) -> Accounts:
+        """People who sign in."""
+        return Accounts(self.database, passwords, record_in=self.record_in, attempts=self.attempts, clock=self.clock)
+
+    def factors(self) -> Factors:
+        """Their second factors."""
+        return Factors(self.database, self.secrets, record_in=self.record_in, attempts=self.attempts, clock=self.clock)
+
+    def given_access(self) -> GivenAccess:
+        """What apps were allowed, for the operator."""
+        return GivenAccess(self.database, record_in=self.record_in, lifetimes=self.lifetimes, clock=self.clock)
+
+    def launches(self) -> Launches:
+        """EHR launches."""
+        must, url = self.must_name_user, self.public_url
+        return Launches(self.database, public_url=url, record_in=self.record_in, must_name_user=must, lifetimes=self.lifetimes, clock=self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +89,12 @@ class State:
     secrets: Sealer
     audit: AuditLog
     events: EventLog
+
+    @property
+    def ground(self) -> Ground:
+        """What the authorization server stands on."""
+        settings = self.settings
+        return Ground(self.database, self.audit.record_in, self.secrets, settings.public_url, must_name_user=settings.launch_user == "required")
 
     async def close(self) -> None:
         """Load what is still in the segment, and let go."""
@@ -88,52 +146,44 @@ def sealer(settings: Settings) -> Sealer:
 
 def registrar(found: State, ehrs: tuple[str, ...] = ()) -> Registrar:
     """Registers clients. `ehrs` stands in where no EHR is set."""
-    known = tuple(one.name for one in found.settings.ehrs) or ehrs
-    return Registrar(found.database, Rules(known, found.settings.jwks_loopback), record_in=found.audit.record_in)
+    return found.ground.registrar(rules(found.settings, ehrs))
 
 
-def own_registrations(found: State) -> OwnRegistrations:
-    """Clients that register themselves."""
-    settings = found.settings
-    rules = Rules(tuple(one.name for one in settings.ehrs), settings.jwks_loopback)
-    policy = Policy(settings.registration, settings.registration_review)
-    return OwnRegistrations(
-        found.database, rules, policy, public_url=settings.public_url, record_in=found.audit.record_in, most=settings.registration_rate
-    )
+def rules(settings: Settings, ehrs: tuple[str, ...] = ()) -> Rules:
+    """What registrations are judged by."""
+    return Rules(tuple(one.name for one in settings.ehrs) or ehrs, settings.jwks_loopback)
 
 
 def clients(found: State) -> Clients:
     """Registered clients, for the operator."""
-    return Clients(found.database, record_in=found.audit.record_in)
+    return found.ground.clients()
 
 
 def accounts(found: State) -> Accounts:
     """People who sign in."""
-    return Accounts(found.database, Passwords(), record_in=found.audit.record_in)
+    return found.ground.accounts(Passwords())
 
 
 def factors(found: State) -> Factors:
     """Their second factors, for the operator."""
-    return Factors(found.database, found.secrets, record_in=found.audit.record_in)
+    return found.ground.factors()
 
 
 def given_access(found: State) -> GivenAccess:
     """What apps were allowed, for the operator."""
-    return GivenAccess(found.database, record_in=found.audit.record_in)
+    return found.ground.given_access()
 
 
 def launches(found: State) -> Launches:
     """EHR launches."""
-    settings = found.settings
-    must = settings.launch_user == "required"
-    return Launches(found.database, public_url=settings.public_url, record_in=found.audit.record_in, must_name_user=must)
+    return found.ground.launches()
 
 
 def signing_keys(found: State) -> SigningKeys:
     """Keys of id_tokens."""
-    return SigningKeys(found.database, found.secrets, record_in=found.audit.record_in)
+    return found.ground.signing_keys()
 
 
 def invites(found: State) -> Invites:
     """What developers register their clients with."""
-    return Invites(found.database, record_in=found.audit.record_in)
+    return found.ground.invites()

@@ -35,6 +35,10 @@ class AuthMethod(StrEnum):
     KEY = "private_key_jwt"
 
 
+SECRET_METHODS = (AuthMethod.BASIC, AuthMethod.POST)
+"""A secret is a secret, in the header or in the form: the two count as one registration."""
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """A registered client (RFC 7591). `ehrs` names the EHRs it may use, or ("*",)."""

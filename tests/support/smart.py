@@ -26,33 +26,16 @@ from joserfc import jwk, jwt
 from gateway.api import oauth as api_oauth
 from gateway.api import registration as api_registration
 from gateway.audit import AuditRecord
+from gateway.local import Ground
 from gateway.portal.faces import Face
 from gateway.seal import Sealer
-from gateway.smart.server.authorization.authorizer import Authorizations
-from gateway.smart.server.authorization.grants import Grants
-from gateway.smart.server.authorization.launches import Launches
-from gateway.smart.server.authorization.pushed import PushedRequests
-from gateway.smart.server.clients.admin import Clients
-from gateway.smart.server.clients.authentication import ClientAuthentication
-from gateway.smart.server.clients.invites import Invites
-from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys
-from gateway.smart.server.clients.own_registration import OwnRegistrations, Policy
-from gateway.smart.server.clients.registration import Registrar, Rules
-from gateway.smart.server.keys import SigningKeys
-from gateway.smart.server.lifetimes import Lifetimes
-from gateway.smart.server.people.accounts import Accounts, Attempts, Passwords
-from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.people.ending import Endings
-from gateway.smart.server.people.factors import Factors
-from gateway.smart.server.people.passkeys import Passkeys
+from gateway.smart.server.clients.jwks import FetchedKeys
+from gateway.smart.server.clients.own_registration import Policy
+from gateway.smart.server.clients.registration import Rules
+from gateway.smart.server.people.accounts import Attempts, Passwords
 from gateway.smart.server.people.providers import Provider
-from gateway.smart.server.people.sessions import Sessions
-from gateway.smart.server.people.verification import Notifier, Verification
-from gateway.smart.server.token.authenticator import Authenticator
-from gateway.smart.server.token.driver import TokenDriver
-from gateway.smart.server.token.inspection import Inspector
-from gateway.smart.server.trial import OFF
-from gateway.smart.server.trials import Trials
+from gateway.smart.server.people.verification import Notifier
+from gateway.smart_server import Means, Terms, authorization_server
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_tables, trial_tables
 from gateway.store.base import Database, metadata, now
@@ -142,7 +125,7 @@ class Seen:
 
 @dataclass
 class Smart:
-    """The whole authorization server over one database, as the application builds it."""
+    """The whole authorization server over one database, built as the application builds it, and its HTTP edge."""
 
     database: Database
     clock: Clock = field(default_factory=Clock)
@@ -158,36 +141,18 @@ class Smart:
     developers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        common: dict[str, Any] = {"record_in": self._record_in, "clock": self.clock}
-        lifetimes = Lifetimes()
-        self.launches = Launches(self.database, public_url=self.public_url, **common)
-        self.sessions = Sessions(self.database, **common)
-        self.trials = self._trials(common) if self.developers is not None else None
-        watch = {"watch": self.trials or OFF}
-        self.keys = SigningKeys(self.database, SEALER, **common)
-        clients = ClientAuthentication(self.database, ClientKeys(self.keysets), public_url=self.public_url, clock=self.clock)
-        self.tokens = TokenDriver(self.database, public_url=self.public_url, keys=self.keys, authentication=clients, **common, **watch)
-        self.inspector = Inspector(self.database, clients, public_url=self.public_url, **common, **watch)
-        common_here = common | watch | {"public_url": self.public_url, "must_push": self.must_push}
-        self.authorizations = Authorizations(self.database, types=TYPES, keys=self.keys, lifetimes=lifetimes, **common_here)
-        self.pushed = PushedRequests(self.database, clients, self.authorizations, **common, **watch)
-        self.accounts = Accounts(self.database, PASSWORDS, attempts=self.attempts, **common)
-        limited = common | {"attempts": self.attempts}
-        self.factors = Factors(self.database, SEALER, **limited)
-        self.passkeys = Passkeys(self.database, public_url=self.public_url, service="Test", **limited)
+        ground = Ground(self.database, self._record_in, SEALER, self.public_url, attempts=self.attempts, clock=self.clock)
         notifier: Notifier = self.mailbox
-        self.verification = Verification(self.database, PASSWORDS, SEALER, notifier, service="Test", **limited)
-        self.registrar = Registrar(self.database, Rules((EHR, "other")), **common)
-        self.own_registrations = OwnRegistrations(self.database, Rules((EHR, "other")), self.policy, public_url=self.public_url, **common)
-        self.clients, self.invites = Clients(self.database, **common), Invites(self.database, **common)
-        self.grants, self.endings = Grants(self.database, **common), Endings(self.database, **common)
-        self.authenticator = Authenticator(self.database, **common, **watch)
+        terms = Terms(Rules((EHR, "other")), tuple(TYPES), "Test", self.must_push, self.policy, developers=self.developers)
+        made = authorization_server(ground, terms, Means(PASSWORDS, notifier, self.keysets, SEALER))
+        self.launches, self.sessions, self.trials, self.keys = made.launches, made.sessions, made.trials, made.keys
+        self.tokens, self.inspector, self.authorizations, self.pushed = made.tokens, made.inspector, made.authorizations, made.pushed
+        self.accounts, self.factors, self.passkeys, self.verification = made.accounts, made.factors, made.passkeys, made.verification
+        self.clients, self.own_registrations, self.authenticator = made.clients, made.own_registrations, made.authenticator
+        self.grants, self.endings = made.grants, made.endings
+        self.registrar, self.invites = ground.registrar(terms.rules), ground.invites()
         self.people = People(self.sessions, public_url=self.public_url)
         self.pages = Pages(self.public_url)
-
-    def _trials(self, common: dict[str, Any]) -> Trials:
-        developers = Developers(self.database, self.sessions, self.developers or (), **common)
-        return Trials(self.database, self.launches, developers, SEALER, ehrs=(EHR, "other"), public_url=self.public_url, **common)
 
     async def _record_in(self, connection: Any, record: AuditRecord) -> None:
         del connection

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from joserfc import jwk
 
-from gateway import local
+from gateway import local, smart_server
 from gateway.cli import COMMANDS, main
 from gateway.config import load
 from gateway.smart.record import Caller
@@ -199,9 +199,8 @@ def test_what_registered_itself_is_approved(run, tmp_path):
 
     async def register() -> str:
         async with local.opened(settings) as state:
-            return (await local.own_registrations(state).register("hapi", {"redirect_uris": ["https://app.example/cb"]}, [], Caller())).body[
-                "client_id"
-            ]
+            own = smart_server.own_registrations(state.ground, smart_server.terms(settings, types=(), service=""))
+            return (await own.register("hapi", {"redirect_uris": ["https://app.example/cb"]}, [], Caller())).body["client_id"]
 
     id_ = asyncio.run(register())
     assert "waits since" in run("client", "list").output

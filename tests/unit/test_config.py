@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import local
+from gateway import local, smart_server
 from gateway.config import EhrSettings, Loaded, Settings, SignInSettings, load
 from gateway.errors import ConfigError
 
@@ -234,7 +234,8 @@ def test_how_many_may_register(tmp_path):
     """Twenty an hour from one address, or as is set; the endpoint counts so."""
     assert read(tmp_path).settings.registration_rate == 20
     settings = read(tmp_path, "registration_rate = 7\n").settings
-    assert local.own_registrations(local.state(settings))._most == 7
+    said = smart_server.terms(settings, types=(), service="")
+    assert smart_server.own_registrations(local.state(settings).ground, said)._most == 7
     assert "between 1 and" in str(refused(tmp_path, "registration_rate = 0\n"))
 
 

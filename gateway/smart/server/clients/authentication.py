@@ -31,10 +31,8 @@ from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.requests import Pairs, TokenRequest, given, repeated
 from gateway.store import oauth as rows
 from gateway.store.base import Clock, Database, now
-from gateway.store.oauth_rows import AuthMethod, Client, digest
+from gateway.store.oauth_rows import SECRET_METHODS, AuthMethod, Client, digest
 
-SECRET_METHODS = (AuthMethod.BASIC, AuthMethod.POST)
-"""A secret is a secret, in the header or in the form: the two count as one registration."""
 AUTH_METHODS = (AuthMethod.KEY, *SECRET_METHODS, AuthMethod.NONE)
 """In the order in which they are tried; a request that brings more than one is refused before."""
 CLIENT_REFUSED = refused("invalid_client", "Client authentication failed.", status=401)

@@ -21,11 +21,10 @@ from gateway.config.settings import is_loopback
 from gateway.errors import OAuthError
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import CONTEXT_SCOPES, is_for_systems, parse_scope, split
-from gateway.smart.server.clients.authentication import SECRET_METHODS
 from gateway.smart.server.clients.jwks import is_public
 from gateway.store import oauth as rows
 from gateway.store.base import Clock, Database, now
-from gateway.store.oauth_rows import AuthMethod, Client, digest, new_id, new_secret
+from gateway.store.oauth_rows import SECRET_METHODS, AuthMethod, Client, digest, new_id, new_secret
 
 _APP_GRANTS = ("authorization_code", "refresh_token")
 _SHORTEST_MODULUS = 342  # characters of base64url: 2048 bits
