@@ -15,9 +15,13 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request, Response
 
 from gateway.errors import ConfigError
+from gateway.fhir.names import is_id
+from gateway.portal.visits import Visit
 from gateway.proxy.answer import RequestContext
 from gateway.smart.record import Caller
 from gateway.smart.server.faults import FAULTS
+from gateway.smart.server.people.accounts import normalised
+from gateway.smart.server.people.relationships import may_act_on
 from gateway.smart.server.requests import given, parse_form
 from gateway.smart.server.trial import Seen, Started, TooManyTrials, Trial, TrialWanted
 from gateway.store.oauth_rows import Account, Client, ListedPatient, new_secret
@@ -55,7 +59,7 @@ class KnowsTrials(Protocol):
         """The secret of a session for a developer's account, or ""."""
         ...
 
-    async def developers(self, ehr: str) -> Sequence[tuple[Account, Sequence[ListedPatient]]]:
+    async def developers(self, ehr: str) -> Listed:
         """Their accounts at this EHR, each with the patients whom she may see."""
         ...
 
@@ -68,12 +72,29 @@ class KnowsClients(Protocol):
         ...
 
 
+class KnowsVisits(Protocol):
+    """portal.visits.Visits."""
+
+    async def of(self, account: Account, ehr: str, patient: str, context: RequestContext) -> Sequence[Visit] | None:
+        """The newest encounters of a patient whom this person may see; None when they cannot be had now."""
+        ...
+
+    async def has(self, account: Account, ehr: str, patient: str, encounter: str, context: RequestContext) -> bool | None:
+        """Whether an encounter is there and is this patient's; None when the EHR cannot say now."""
+        ...
+
+
+Listed = Sequence[tuple[Account, Sequence[ListedPatient]]]
+"""Developers' accounts at an EHR, each with the patients whom she may see."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shows:
     """What the pages show besides trials. `titles`: the EHRs' names for people; `discovery`: each one's SMART configuration."""
 
     clients: KnowsClients
     faces: KnowsFaces
+    visits: KnowsVisits
     titles: Mapping[str, str]
     discovery: Mapping[str, Callable[[], Mapping[str, Any]]]
     public_url: str
@@ -107,8 +128,11 @@ class _Launcher:
         check(csrf_of(people.browser_secret(request)), sent)
         values = {name: sent.get(name, "") for name in forms.FIELDS}
         wanted = forms.wanted(values, await self._shows.clients.all())
-        if isinstance(wanted, Problem):
-            return await self._form(request, sent, wanted)
+        if sent.get("look"):  # which encounters there are
+            return await self._form(request, sent)
+        problem = wanted if isinstance(wanted, Problem) else await self._problem_of_encounter(wanted, caller)
+        if isinstance(wanted, Problem) or problem:
+            return await self._form(request, sent, problem)
         try:
             started = await self._trials.start(wanted, caller)
         except ConfigError as error:
@@ -170,9 +194,13 @@ class _Launcher:
 
     async def _form(self, request: Request, sent: Mapping[str, str], problem: Problem | None = None, *, status: int = 400) -> Response:
         ehr = sent.get("ehr", "") if sent.get("ehr", "") in self._shows.titles else next(iter(self._shows.titles))
-        people, browser = await self._people(request, ehr), self._edge.people.browser_secret(request) or new_secret()
-        apps = forms.apps_of(await self._shows.clients.all(), ehr)
+        browser, context = self._edge.people.browser_secret(request) or new_secret(), _context(self._edge.caller(request))
+        listed = await self._trials.developers(ehr)
+        people, apps = await self._people(listed, ehr, context), forms.apps_of(await self._shows.clients.all(), ehr)
         values = forms.chosen(sent, ehr=ehr, apps=apps, people=people)
+        account, patient = _visited(listed, *forms.whose(values))
+        visits = await self._shows.visits.of(account, ehr, patient, context) if account else ()
+        values = forms.with_visit(values, [one.id for one in visits or ()])
         response = self._edge.pages.render(
             "launcher.html",
             status=status if problem else 200,
@@ -184,6 +212,9 @@ class _Launcher:
             apps=apps,
             kinds=forms.KINDS,
             people=people,
+            visits=visits,
+            looked=bool(sent.get("look")),
+            patient=next((one.words for one in people if one.patient == patient), patient) if account else "",
             faults=forms.faults(),
             link=forms.link(values, f"{self._shows.public_url}/launcher"),
             csrf=csrf_of(browser),
@@ -192,10 +223,18 @@ class _Launcher:
         self._edge.people.keep_browser(response, browser)
         return response
 
-    async def _people(self, request: Request, ehr: str) -> tuple[Who, ...]:
-        caller = self._edge.caller(request)
-        context = RequestContext(caller.request_id, caller.address, via="portal")
-        listed = [(account, tuple(patients)[:_MOST]) for account, patients in await self._trials.developers(ehr)]
+    async def _problem_of_encounter(self, wanted: TrialWanted, caller: Caller) -> Problem | None:
+        """Whether the encounter is the patient's, as far as this developer may see him: what else is wrong is said by who starts the trial."""
+        if wanted.kind != "ehr" or not is_id(wanted.encounter) or wanted.ehr not in self._shows.titles:
+            return None
+        account, patient = _visited(await self._trials.developers(wanted.ehr), wanted.user, wanted.patient)
+        found = await self._shows.visits.has(account, wanted.ehr, patient, wanted.encounter, _context(caller)) if account else True
+        if found is None:
+            return Problem("encounter", "The record system could not be asked about that encounter.", "try again in a moment, or leave it empty")
+        return None if found else Problem("encounter", "That patient has no such encounter.", "choose one that is offered, or leave it empty")
+
+    async def _people(self, developers: Listed, ehr: str, context: RequestContext) -> tuple[Who, ...]:
+        listed = [(account, tuple(patients)[:_MOST]) for account, patients in developers]
         faces = await asyncio.gather(
             *(self._shows.faces.of(account, ehr, [one.patient for one in patients], context) for account, patients in listed)
         )
@@ -206,6 +245,18 @@ class _Launcher:
                 hint = f", {choice.hint}" if choice.hint else ""
                 found.append(Who(account.username, account.display_name or account.username, one.patient, f"{choice.name}{hint}"))
         return tuple(found)
+
+
+def _context(caller: Caller) -> RequestContext:
+    return RequestContext(caller.request_id, caller.address, via="portal")
+
+
+def _visited(listed: Listed, user: str, patient: str) -> tuple[Account | None, str]:
+    """The developer of that name who may be launched with that patient, and the patient; None and "" when there is no such one."""
+    for account, patients in listed:
+        if account.username == normalised(user) and is_id(patient) and may_act_on(account, tuple(patients), patient, launched=True):
+            return account, patient
+    return None, ""
 
 
 _FIELD = {"style_url": "launch_url", "fhir_context": "launch_url", "tenant": "intent"}

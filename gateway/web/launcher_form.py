@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from urllib.parse import urlencode, urlsplit
@@ -27,10 +27,10 @@ MOMENTS = {
     "fhir": "When the app reads the record",
 }
 FIELDS = (
-    *("ehr", "client_id", "launch_url", "kind", "who", "user", "patient", "encounter"),
+    *("ehr", "client_id", "launch_url", "kind", "who", "user", "patient", "visit", "encounter"),
     *("scopes", "access_life", "refresh_life", "fault", "intent", "banner"),
 )
-"""As the address of the page and its form have them. `who` is "USER|PATIENT", one of those that are offered."""
+"""As the address of the page and its form have them. `who` is "USER|PATIENT", `visit` an encounter: each one of those that are offered."""
 _LONGEST = 2000
 
 
@@ -84,6 +84,18 @@ def chosen(sent: Mapping[str, str], *, ehr: str, apps: Sequence[App], people: Se
     return found
 
 
+def whose(values: Mapping[str, str]) -> tuple[str, str]:
+    """User name and id of the patient. What is typed goes before what is picked."""
+    user, _, patient = values["who"].partition("|")
+    return (values["user"] or user).strip(), (values["patient"] or patient).strip()
+
+
+def with_visit(values: Mapping[str, str], offered: Collection[str]) -> dict[str, str]:
+    """The encounter in its place: picked when it is offered, else typed."""
+    encounter = values["encounter"].strip() or values["visit"]
+    return {**values, **({"visit": encounter, "encounter": ""} if encounter in offered else {"visit": "", "encounter": encounter})}
+
+
 def link(values: Mapping[str, str], base: str) -> str:
     """The address of this page with these choices, for others to open."""
     return f"{base}?{urlencode({name: value for name, value in values.items() if value})}"
@@ -91,8 +103,7 @@ def link(values: Mapping[str, str], base: str) -> str:
 
 def wanted(values: Mapping[str, str], clients: Sequence[Client]) -> TrialWanted | Problem:
     """The trial. What is typed goes before what is picked."""
-    user, _, patient = values["who"].partition("|")
-    client_id = values["client_id"]
+    client_id, (user, patient) = values["client_id"], whose(values)
     if values["launch_url"]:
         found = at_origin(values["launch_url"], clients, client_id)
         if found is None:
@@ -113,9 +124,9 @@ def wanted(values: Mapping[str, str], clients: Sequence[Client]) -> TrialWanted 
         client_id=client_id,
         kind=values["kind"],
         launch_url=values["launch_url"].strip(),
-        user=(values["user"] or user).strip(),
-        patient=(values["patient"] or patient).strip(),
-        encounter=values["encounter"].strip(),
+        user=user,
+        patient=patient,
+        encounter=values["encounter"].strip() or values["visit"],
         intent=values["intent"].strip(),
         need_patient_banner=values["banner"] == "yes",
         scopes=" ".join(values["scopes"].split()),

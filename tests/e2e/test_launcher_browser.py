@@ -92,6 +92,32 @@ async def test_the_link_follows_the_choices(browser: Browser, workshop: Workshop
     await context.close()
 
 
+async def test_the_encounters_follow_the_patient(browser: Browser, workshop: Workshop):
+    """By script at once, and in the link too; the button does it for a patient whose id is typed, in the same tab."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.goto(f"{workshop.gateway.url}/launcher")
+    await page.get_by_text("More choices").click()
+    offered = page.get_by_label("Encounter", exact=True)
+    await offered.select_option(index=1)
+    first = await offered.input_value()
+    assert first.startswith("amara-okafor-")
+    share = page.get_by_label("These choices as an address")
+    await expect(share).to_have_value(re.compile(f"visit={first}"))
+    who = page.get_by_label("Who, and whose record")
+    await who.select_option("dr.novak|daniel-reyes")
+    await page.get_by_text("The record system knows no encounter of Daniel Reyes").wait_for()
+    await expect(offered.locator("option")).to_have_count(1)
+    await expect(share).not_to_have_value(re.compile("visit="))
+    await page.get_by_label("Another user name").fill("dr.novak")
+    await page.get_by_label("Another patient").fill("amara-okafor")
+    await page.get_by_role("button", name="Find the patient's encounters").click()
+    await expect(offered.locator("option").nth(1)).to_have_attribute("value", re.compile("^amara-okafor-"))
+    assert len(context.pages) == 1
+    assert page.url == f"{workshop.gateway.url}/launcher"
+    await context.close()
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (1280, "dark")])
 async def test_both_pages_are_open_to_all(browser: Browser, workshop: Workshop, axe_source: str, width: int, scheme: str):
     """Before and after a launch that failed: nothing scrolls sideways, and axe finds nothing."""
@@ -208,9 +234,11 @@ async def ended(page: Page, told: Told) -> str:
     if told.asked:
         await page.get_by_role("button", name="Allow", exact=True).click()
     if told.tells == SLOW:
-        await page.locator("#status", has_text=" …").wait_for()
-        await page.clock.run_for(4_500)
-    if told.tells:
+        await page.locator("#status").wait_for()
+        while SLOW not in await page.locator("#status").inner_text():  # several things are waited for, each for a moment
+            assert await page.get_by_role("button", name="Refresh").count() == 0
+            await page.clock.run_for(1_000)
+    elif told.tells:
         await page.locator("#status", has_text=told.tells).wait_for()
     if told.first:
         await page.get_by_role("button", name={"refresh": "Refresh", "stop": "Do not wait"}[told.first]).click()

@@ -133,4 +133,18 @@ async def furnish(at: Whole, key: smart.BackendKey) -> None:
         await accounts.add(name, PASSWORD, ehr="hapi", fhir_user=user, patients=patients)
 
 
+def encounter(who: str, number: int, start: str) -> dict[str, Any]:
+    """One of a patient's, `who` a or b."""
+    return {
+        "resourceType": "Encounter",
+        "id": TWO.id(f"visit-{who}{number}"),
+        "status": "finished",
+        "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB", "display": "ambulatory"},
+        "type": [{"text": f"Check-up <{number}>"}],
+        "subject": {"reference": f"Patient/{TWO.a if who == 'a' else TWO.b}"},
+        "period": {"start": start},
+    }
+
+
+ENCOUNTERS = (encounter("a", 1, "2026-03-02T09:00:00Z"), encounter("a", 2, "2026-11-03T09:00:00Z"), encounter("b", 1, "2026-11-04T09:00:00Z"))
 TWO_OWN = {f"Observation/{TWO.id('lab-a')}", f"Observation/{TWO.id('vital-a')}", f"Condition/{TWO.id('cond-a')}"}

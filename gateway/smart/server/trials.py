@@ -336,6 +336,8 @@ def _check(wanted: TrialWanted, ehrs: Collection[str]) -> None:
         raise ConfigError("There is no such EHR.", where="ehr", fix=f"choose one of: {', '.join(ehrs)}")
     if wanted.kind not in KINDS:
         raise ConfigError("That is no kind of launch.", where="kind", fix=f"choose one of: {', '.join(KINDS)}")
+    if wanted.encounter and wanted.kind != "ehr":
+        raise ConfigError("Only a launch from the record system names an encounter.", where="encounter", fix="leave it empty, or start it from there")
     if wanted.fault and wanted.fault not in FAULTS:
         raise ConfigError("That error cannot be simulated.", where="fault", fix=f"choose one of: {', '.join(FAULTS)}")
     for name, most in longest.items():

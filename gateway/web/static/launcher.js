@@ -12,13 +12,22 @@ if (form) {
     share.value = `${location.origin}/launcher?${new URLSearchParams(chosen)}`;
   });
   const latest = async () => (await fetch("/launcher/latest", { method: "HEAD" })).url;
-  form.addEventListener("submit", async () => {
+  form.addEventListener("submit", async (event) => {
+    if (event.submitter?.name === "look") return; // the page comes back with what is to be chosen from
     const before = await latest();
     for (let tries = 0; tries < 30; tries += 1) {
       await new Promise((done) => { setTimeout(done, EVERY / 4); });
       const now = await latest();
       if (now !== before) { location.assign(now); return; }
     }
+  });
+  const who = document.getElementById("who");
+  who.addEventListener("change", async () => { // the encounters are those of the patient
+    const chosen = who.value;
+    const page = await read(share.value).catch(() => null);
+    if (!page || who.value !== chosen) return;
+    document.getElementById("visits").replaceWith(page.getElementById("visits"));
+    form.dispatchEvent(new Event("input"));
   });
   const ehr = document.getElementById("ehr");
   if (ehr && ehr.tagName === "SELECT") ehr.addEventListener("change", () => { location.assign(`/launcher?ehr=${encodeURIComponent(ehr.value)}`); });
@@ -39,8 +48,12 @@ async function look() {
   setTimeout(look, EVERY);
 }
 
+async function read(address) {
+  return new DOMParser().parseFromString(await (await fetch(address)).text(), "text/html");
+}
+
 async function show() {
-  const page = new DOMParser().parseFromString(await (await fetch(location.href)).text(), "text/html");
+  const page = await read(location.href);
   const fresh = page.getElementById("seen");
   if (!fresh) return;
   for (const one of seen.querySelectorAll("details[id]")) {

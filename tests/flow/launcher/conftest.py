@@ -11,7 +11,7 @@ from gateway.sandbox.double import Double, served
 from gateway.smart.server import faults
 from gateway.smart.server.people.accounts import Passwords
 from tests.support import smart
-from tests.support.launcher_world import TWO, TWO_OWN, A, World, furnish
+from tests.support.launcher_world import ENCOUNTERS, TWO, TWO_OWN, A, World, furnish
 from tests.support.whole_in_process import whole
 
 
@@ -28,7 +28,7 @@ def quick() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def ehr_url() -> Iterator[str]:
     double = Double()
-    double.seed(*TWO.resources())
+    double.seed(*TWO.resources(), *ENCOUNTERS)
     with served(double) as url:
         yield url
 

@@ -13,6 +13,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import pytest
 
 from gateway import local
+from gateway.errors import Unavailable
+from gateway.portal.visits import Visits
 from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.faults import FAULTS
 from gateway.smart.server.trial import is_secret
@@ -23,7 +25,22 @@ from tests.support.smart import APP, PASSWORD, Browser, Pkce
 from tests.support.whole_in_process import PUBLIC_URL, Whole, whole
 
 SCOPE = "launch openid patient/Patient.rs patient/Observation.rs"
-FIELDS = ("ehr", "client_id", "launch_url", "kind", "who", "user", "patient", "encounter", "scopes", "access_life", "refresh_life", "fault", "intent")
+FIELDS = (
+    "ehr",
+    "client_id",
+    "launch_url",
+    "kind",
+    "who",
+    "user",
+    "patient",
+    "visit",
+    "encounter",
+    "scopes",
+    "access_life",
+    "refresh_life",
+    "fault",
+    "intent",
+)
 
 
 @dataclass
@@ -43,13 +60,14 @@ async def furnish(at: Whole) -> None:
     bare = {"redirect_uris": ["https://bare.test/cb"], "client_id": "bare", "client_name": "A bare one", "token_endpoint_auth_method": "none"}
     await registrar.register(bare)
     await accounts.add("dora", PASSWORD, ehr="hapi", fhir_user="Practitioner/dora", display_name="Dora", patients=[ListedPatient(TWO.a)])
+    await accounts.add("pat", PASSWORD, ehr="hapi", fhir_user=f"Patient/{TWO.a}", display_name="Pat")
     await accounts.add("ann", PASSWORD, ehr="hapi", fhir_user=f"Patient/{TWO.a}", display_name="Ann")
 
 
 @pytest.fixture(scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, ehr_url: str) -> AsyncIterator[World]:
     folder = tmp_path_factory.mktemp("gateway")
-    async with whole(ehr_url, folder, deliver=False, launcher_enabled=True, launcher_users="dora") as at:
+    async with whole(ehr_url, folder, deliver=False, launcher_enabled=True, launcher_users="dora, pat") as at:
         await furnish(at)
         yield World(at)
 
@@ -176,6 +194,14 @@ WRONG = {
     "scope": ({"scopes": "patient/*.everything"}, "Write SMART scopes, such as patient/Observation.rs."),
     "patient": ({"who": "dora|", "patient": "no id!"}, "That is not the id of a resource."),
     "ehr": ({"ehr": "other"}, "There is no such EHR."),
+    "encounter of another": ({"encounter": TWO.id("visit-b1")}, "That patient has no such encounter."),
+    "encounter that is picked for another": ({"visit": TWO.id("visit-b1")}, "That patient has no such encounter."),
+    "encounter of nobody": ({"encounter": "nowhere"}, "That patient has no such encounter."),
+    "encounter in words": ({"encounter": "the last one"}, "That is not the id of a resource."),
+    "encounter without a launch": (
+        {"encounter": TWO.id("visit-a1"), "kind": "standalone"},
+        "Only a launch from the record system names an encounter.",
+    ),
     "no developer": ({"user": "ann", "patient": TWO.a}, "for developers' accounts alone"),
 }
 
@@ -190,6 +216,78 @@ async def test_a_mistake_is_one_sentence_and_keeps_the_rest(world: World, fields
     assert says in html.unescape(browser.page.text)
     assert 'value="kept"' in browser.page.text
     assert "refresh" not in browser.page.headers
+
+
+def offered(page: str) -> list[tuple[str, str]]:
+    """The encounters to choose from: id and words."""
+    listed = re.search(r'<select id="visit".*?</select>', page, re.DOTALL)
+    assert listed
+    return [(value, html.unescape(words)) for value, words in re.findall(r'<option value="([^"]+)"[^>]*>([^<]*)<', listed[0])]
+
+
+async def test_encounters_of_the_patient_are_offered(world: World):
+    """From the EHR, the newest first, no one else's; the app gets the one that is picked, and the link to share has it."""
+    browser = world.browser()
+    page = await browser.get("/launcher")
+    assert offered(page.text) == [
+        (TWO.id("visit-a2"), "3 November 2026, Check-up <2>, ambulatory, finished"),
+        (TWO.id("visit-a1"), "2 March 2026, Check-up <1>, ambulatory, finished"),
+    ]
+    await browser.submit("/launcher", visit=TWO.id("visit-a1"))
+    pkce, sent = Pkce(), dict(parse_qsl(urlsplit(opened(browser)).query))
+    await browser.authorize(smart.asking("app", SCOPE, pkce, launch=sent["launch"], aud=sent["iss"]), ehr="hapi")
+    await browser.allow(ehr="hapi")
+    form = {"grant_type": "authorization_code", "code": browser.answer["code"], "redirect_uri": APP, "client_id": "app"}
+    token = await browser.http.post("/auth/hapi/token", data=form | {"code_verifier": pkce.verifier})
+    assert token.json()["encounter"] == TWO.id("visit-a1")
+    again = re.search(r'<p class="back"><a href="([^"]+)"', await live(browser))
+    assert again
+    link = html.unescape(again[1]).removeprefix(PUBLIC_URL)
+    assert f'value="{TWO.id("visit-a1")}" selected' in (await browser.get(link)).text
+
+
+async def test_encounters_of_another_patient_are_asked_for_by_a_button(world: World):
+    """Without scripts: the page comes back with them, the choices as they were, and nothing was started."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    page = await browser.submit("/launcher", look="encounters", who="", user="Dora ", patient=TWO.b, intent="kept")
+    assert page.status_code == 200
+    assert [id_ for id_, _ in offered(page.text)] == [TWO.id("visit-b1")]
+    assert 'value="kept"' in page.text
+    assert str((await browser.get("/launcher/latest")).url).endswith("/launcher")
+    page = await world.browser().get("/launcher", who="", user="ann", patient=TWO.a)  # no developer: nothing is read in her name
+    assert offered(page.text) == []
+
+
+async def test_a_record_system_that_cannot_say_is_a_sentence(world: World):
+    """The page is there without encounters; one that is typed is not taken unseen."""
+    browser = world.browser()
+
+    async def cannot(*_: object) -> None:
+        raise Unavailable
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(world.at.gateway.pipeline), "handle", cannot)
+        page = await browser.get("/launcher")
+        assert offered(page.text) == []
+        assert "The record system could not be asked for those of" in page.text
+        await browser.submit("/launcher", encounter=TWO.id("visit-a1"))
+    assert browser.page.status_code == 400
+    assert "The record system could not be asked about that encounter." in browser.page.text
+
+
+@pytest.mark.parametrize(("user", "says"), [("ann", "for developers&#39; accounts alone"), ("pat", "That user may not see that patient.")])
+async def test_no_encounter_is_read_for_who_may_not_see_the_patient(world: World, user: str, says: str):
+    """Isolation: the answer is the one about the person, whatever the encounter."""
+    browser = world.browser()
+    await browser.get("/launcher")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("has", "of"):
+            patch.setattr(Visits, name, lambda *_: pytest.fail("it was asked"))
+        for number in (1, 2):
+            await browser.submit("/launcher", who="", user=user, patient=TWO.b, encounter=TWO.id(f"visit-b{number}"))
+            assert browser.page.status_code == 400
+            assert says in browser.page.text
 
 
 async def test_too_many_starts_are_a_sentence(world: World):
