@@ -144,11 +144,15 @@ async def test_a_secret_in_an_address_is_not_kept(world: World):
 
 async def test_a_secret_of_another_name_is_not_kept_of_a_request(world: World):
     """In the authorization request and at the token endpoint too; what only looks like one (state, nonce, PKCE) is shown."""
-    first = await world.ride(await world.start())
+    before = await world.start()
+    first = await world.ride(before)
     started = await world.start(kind="standalone")
     token, state = first.body["access_token"], "s" * 43
-    asked = smart.asking("app", STANDALONE, state=state, hint=token, nonce="n" * 43)
+    asked = smart.asking("app", f"{STANDALONE} {token}", state=state, hint=token, nonce="n" * 43)
     await world.in_trial(world.browser(), started.trial_id).authorize(asked)
+    renewal = {"grant_type": "refresh_token", "refresh_token": first.body["refresh_token"], "scope": token, "resource": token}
+    assert (await world.exchange(renewal)).status_code == 400
+    assert token not in json.dumps([await world.seen(before), await world.seen(started)])
     request = next(one for one in await world.seen(started) if one["kind"] == "authorize")
     parameters = dict(request["facts"]["parameters"])
     shown = (parameters["hint"], parameters["state"], parameters["nonce"], len(parameters["code_challenge"]))

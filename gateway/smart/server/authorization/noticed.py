@@ -11,13 +11,13 @@ from gateway.smart.scopes import split
 from gateway.smart.server.answers import Decided
 from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Page
 from gateway.smart.server.requests import Pairs, given
-from gateway.smart.server.trial import Noted, shown
+from gateway.smart.server.trial import Noted, redacted, shown
 from gateway.store.oauth_rows import Grant
 
 
 def request(ehr: str, caller: Caller, pairs: Pairs, snapshot: AuthorizationSnapshot, answer: object, ms: float) -> Noted:
     """The app sent the browser."""
-    facts: dict[str, Any] = {"parameters": shown(pairs), "asked": list(split(given(pairs).get("scope", "")))}
+    facts: dict[str, Any] = {"parameters": shown(pairs), "asked": [redacted(one) for one in split(given(pairs).get("scope", ""))]}
     if snapshot.cap:
         facts["at_most"] = list(split(snapshot.cap))
     if isinstance(answer, Back | Page):

@@ -14,7 +14,7 @@ from gateway.smart.server.answers import Decided
 from gateway.smart.server.clients.authentication import Presented
 from gateway.smart.server.requests import TokenRequest
 from gateway.smart.server.token.snapshot import Snapshot
-from gateway.smart.server.trial import Noted, hidden, holds_secret, shown
+from gateway.smart.server.trial import Noted, hidden, holds_secret, redacted, shown
 
 _SECRET = ("access_token", "refresh_token")
 _ASKED = ("grant_type", "scope", "client_id", "redirect_uri", "resource", "token_type_hint")
@@ -25,7 +25,7 @@ def token(asked: Presented, request: TokenRequest, snapshot: Snapshot, decided: 
     """A request to the token endpoint, and its answer decoded."""
     facts: dict[str, Any] = {
         "parameters": [[name, value if name in _ASKED and not holds_secret(value) else hidden(value)] for name, value in request.pairs],
-        "grant_type": asked.form.get("grant_type", ""),
+        "grant_type": redacted(asked.form.get("grant_type", "")),
         "authenticated_by": asked.method,
         "answer": _answer(decided, snapshot),
     }
