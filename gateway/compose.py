@@ -193,7 +193,7 @@ def gateway(settings: Settings) -> Gateway:
         signin.router(web_edge, doors, server.authorizations),
         forgotten.router(web_edge, doors),
         security.router(web_edge, doors),
-        authorize.router(web_edge, server.authorizations, Faces(pipeline), connections),
+        authorize.router(web_edge, server.authorizations, Faces(pipeline), connections, found.ground.lifetimes),
         apps.router(web_edge, server.grants),
         upstream.router(web_edge, connections, titles),
         portal.router(pages=pages, people=people, pipeline=pipeline, sources=_Sources(settings, ehrs), address=address, claims=StoredTurns(database)),

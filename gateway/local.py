@@ -40,9 +40,9 @@ class Ground:
     record_in: RecordIn
     secrets: Seals
     public_url: str
+    lifetimes: Lifetimes
     must_name_user: bool = False
-    lifetimes: Lifetimes = Lifetimes()  # noqa: RUF009  # a frozen value
-    attempts: Attempts = Attempts()  # noqa: RUF009  # likewise
+    attempts: Attempts = Attempts()  # noqa: RUF009  # a frozen value
     clock: Clock = now
 
     def signing_keys(self) -> SigningKeys:
@@ -92,9 +92,9 @@ class State:
 
     @property
     def ground(self) -> Ground:
-        """What the authorization server stands on."""
-        settings = self.settings
-        return Ground(self.database, self.audit.record_in, self.secrets, settings.public_url, must_name_user=settings.launch_user == "required")
+        """What the authorization server stands on. How long what it gives counts, is said here for everybody: no setting changes it."""
+        settings, must_name_user = self.settings, self.settings.launch_user == "required"
+        return Ground(self.database, self.audit.record_in, self.secrets, settings.public_url, Lifetimes(), must_name_user=must_name_user)
 
     async def close(self) -> None:
         """Load what is still in the segment, and let go."""

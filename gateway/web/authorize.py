@@ -32,7 +32,6 @@ from gateway.web.sent import Sent, sent_form, sent_pairs
 from gateway.web.steps import Destination, ended, go, step_at, step_path
 from gateway.web.words import condition_words, day_words, scope_words
 
-_LIFETIMES = Lifetimes()
 _READ_AT_MOST = 200
 """Patients of a list that are all read, so that all can be searched by what the EHR says of them."""
 
@@ -53,9 +52,7 @@ class KnowsAccess(Protocol):
         ...
 
 
-def router(
-    edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, upstreams: Mapping[str, KnowsAccess], lifetimes: Lifetimes = _LIFETIMES
-) -> APIRouter:
+def router(edge: WebEdge, authorizations: Authorizations, faces: KnowsFaces, upstreams: Mapping[str, KnowsAccess], lifetimes: Lifetimes) -> APIRouter:
     """Routes /auth/{ehr}/{authorize,patient,consent,cancel}. `lifetimes`: as the consent page tells them."""
     pages = _Authorize(edge, authorizations, faces, upstreams, lifetimes)
     return edge.routes(

@@ -299,7 +299,7 @@ async def _as_another(server: smart.Smart, secret: str) -> str:
 
 
 def _given(server: smart.Smart) -> GivenAccess:
-    return GivenAccess(server.database, record_in=server._record_in, clock=server.clock)
+    return GivenAccess(server.database, record_in=server._record_in, lifetimes=server.lifetimes, clock=server.clock)
 
 
 async def _grants(server: smart.Smart) -> list[Any]:
@@ -327,7 +327,7 @@ async def test_processes_that_start_at_once_sign_with_one_key(server):
     """The first to fill the slot wins; the others read what is there."""
     async with server.database.write() as connection:
         await connection.execute(tables.signing_key.delete())
-    many = [SigningKeys(server.database, smart.SEALER) for _ in range(4)]
+    many = [SigningKeys(server.database, smart.SEALER, lifetimes=server.lifetimes) for _ in range(4)]
     keys = await asyncio.gather(*(one.signing() for one in many))
     assert len({key.kid for key in keys}) == 1
     assert (await many[0].public())["keys"][0]["kid"] == keys[0].kid
@@ -338,7 +338,7 @@ async def test_processes_that_start_at_once_sign_with_one_key(server):
 
 async def test_of_rotations_at_once_one_is_done(server):
     """The slot is filled once: the others are told, and there is one new key."""
-    many = [SigningKeys(server.database, smart.SEALER, clock=server.clock) for _ in range(3)]
+    many = [SigningKeys(server.database, smart.SEALER, lifetimes=server.lifetimes, clock=server.clock) for _ in range(3)]
     found = await asyncio.gather(*(one.rotate() for one in many), return_exceptions=True)
     assert sorted(type(one).__name__ for one in found) == ["Listed", "NotDone", "NotDone"]
     assert len(await rows.signing_keys(server.database.derive)) == 2

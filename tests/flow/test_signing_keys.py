@@ -32,7 +32,7 @@ async def server(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[smar
 async def other(server: smart.Smart) -> AsyncIterator[SigningKeys]:
     """A second process on the same store, with a connection and a clock of its own."""
     database = Database(server.database.url)
-    yield SigningKeys(database, smart.SEALER, clock=smart.Clock(server.clock.at))
+    yield SigningKeys(database, smart.SEALER, lifetimes=Lifetimes(), clock=smart.Clock(server.clock.at))
     await database.close()
 
 

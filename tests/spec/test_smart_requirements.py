@@ -20,6 +20,7 @@ from gateway.errors import NotDone, OAuthError
 from gateway.sandbox.double import Double, served
 from gateway.smart.server.authorization.launches import Launches, Wanted
 from gateway.smart.server.clients.registration import Registrar, Rules
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import Accounts, Passwords
 from gateway.store import oauth as rows
 from gateway.store.base import now
@@ -89,7 +90,9 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
             state = gateway.gateway.state
             record: dict[str, Any] = {"record_in": state.audit.record_in}
             registrar = Registrar(state.database, Rules(("hapi",)), **record)
-            found = World(gateway, registrar, Launches(state.database, public_url=smart.PUBLIC_URL, **record), smart.BackendKey())
+            found = World(
+                gateway, registrar, Launches(state.database, public_url=smart.PUBLIC_URL, lifetimes=Lifetimes(), **record), smart.BackendKey()
+            )
             accounts = Accounts(state.database, Passwords(time_cost=1, memory=64), **record)
             app = {"client_id": "app", "client_name": "App", "redirect_uris": [smart.APP], "launch_uri": "https://app.test/launch"}
             await registrar.register(app | {"token_endpoint_auth_method": "none"})

@@ -32,6 +32,7 @@ from gateway.seal import Sealer
 from gateway.smart.server.clients.jwks import FetchedKeys
 from gateway.smart.server.clients.own_registration import Policy
 from gateway.smart.server.clients.registration import Rules
+from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.accounts import Attempts, Passwords
 from gateway.smart.server.people.providers import Provider
 from gateway.smart.server.people.verification import Notifier
@@ -139,9 +140,10 @@ class Smart:
     policy: Policy = field(default_factory=Policy)
     faces: Seen = field(default_factory=Seen)
     developers: tuple[str, ...] | None = None
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
 
     def __post_init__(self) -> None:
-        ground = Ground(self.database, self._record_in, SEALER, self.public_url, attempts=self.attempts, clock=self.clock)
+        ground = Ground(self.database, self._record_in, SEALER, self.public_url, self.lifetimes, attempts=self.attempts, clock=self.clock)
         notifier: Notifier = self.mailbox
         terms = Terms(Rules((EHR, "other")), tuple(TYPES), "Test", self.must_push, self.policy, developers=self.developers)
         made = authorization_server(ground, terms, Means(PASSWORDS, notifier, self.keysets, SEALER))
@@ -173,7 +175,7 @@ class Smart:
         app.include_router(signin.router(web_edge, doors, self.authorizations))
         app.include_router(forgotten.router(web_edge, doors))
         app.include_router(security.router(web_edge, doors))
-        app.include_router(authorize.router(web_edge, self.authorizations, self.faces, {}))
+        app.include_router(authorize.router(web_edge, self.authorizations, self.faces, {}, self.lifetimes))
         app.include_router(apps.router(web_edge, self.grants))
         return app
 

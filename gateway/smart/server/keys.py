@@ -92,11 +92,9 @@ def ends(keys: Sequence[SigningKey], life: int) -> Mapping[int, datetime | None]
 class SigningKeys:
     """A KeySource. Whoever comes first fills slot 1 of the table; everybody reads what is there then, so all sign with one key."""
 
-    def __init__(
-        self, database: Database, seals: Seals, *, record_in: RecordIn | None = None, lifetimes: Lifetimes | None = None, clock: Clock = now
-    ) -> None:
+    def __init__(self, database: Database, seals: Seals, *, record_in: RecordIn | None = None, lifetimes: Lifetimes, clock: Clock = now) -> None:
         self._database, self._seals, self._record_in, self._clock = database, seals, record_in, clock
-        self._life = (lifetimes or Lifetimes()).access  # an id_token lives as long as the access token beside it
+        self._life = lifetimes.access  # an id_token lives as long as the access token beside it
         self._opened: dict[bytes, jwk.RSAKey] = {}
         self._lock = asyncio.Lock()
 

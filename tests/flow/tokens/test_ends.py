@@ -86,7 +86,10 @@ async def test_a_disabled_client_has_no_access_any_more(running):
 
 async def test_an_operator_ends_what_was_allowed(running):
     """One grant, all of a person's, or all of a client's, codes on their way too; the client and the account go on, and what is unknown is said."""
-    given, server = GivenAccess(running.server.database, record_in=running.server._record_in, clock=running.server.clock), running.server
+    given, server = (
+        GivenAccess(running.server.database, record_in=running.server._record_in, lifetimes=running.server.lifetimes, clock=running.server.clock),
+        running.server,
+    )
     first = await running.tokens()
     server.clock.forward(1)
     second = await running.tokens()
@@ -116,7 +119,7 @@ async def test_an_operator_ends_what_was_allowed(running):
 async def test_an_operators_end_asks_the_person_anew(running):
     """What she chose once and for all is forgotten with it."""
     server, browser = running.server, running.browser
-    given = GivenAccess(server.database, record_in=server._record_in, clock=server.clock)
+    given = GivenAccess(server.database, record_in=server._record_in, lifetimes=server.lifetimes, clock=server.clock)
     for end in (lambda: given.end_all(Whose("ann")), lambda: given.end_all(Whose(client_id="web"))):
         await browser.authorize(smart.asking("web", SCOPE))
         if "/signin" in str(browser.page.request.url):

@@ -131,12 +131,12 @@ class Authorizations:
         record_in: RecordIn,
         keys: KeySource,
         must_push: bool = False,
-        lifetimes: Lifetimes | None = None,
+        lifetimes: Lifetimes,
         watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._types = database, public_url, frozenset(types)
-        self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
+        self._record_in, self._lifetimes, self._clock = record_in, lifetimes, clock
         self._keys, self._must_push, self._watch = keys, must_push, watch
 
     async def begin(

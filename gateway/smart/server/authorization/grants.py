@@ -43,9 +43,9 @@ class Unasked:
 class Grants:
     """Lists and takes back: access that is in force, and what she does not want to be asked again."""
 
-    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes, clock: Clock = now) -> None:
         self._database, self._record_in = database, record_in
-        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+        self._lifetimes, self._clock = lifetimes, clock
 
     async def of(self, account: Account) -> tuple[Connected, ...]:
         """What is in force, newest first."""

@@ -73,12 +73,12 @@ class Launches:
         public_url: str,
         record_in: RecordIn,
         must_name_user: bool = False,
-        lifetimes: Lifetimes | None = None,
+        lifetimes: Lifetimes,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._record_in = database, public_url, record_in
         self._must_name_user = must_name_user
-        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+        self._lifetimes, self._clock = lifetimes, clock
 
     async def create(self, wanted: Wanted, caller: Caller | None = None, by: str = "") -> Created:
         """A new launch. `by`: the id of the system that asks for it; "" for the operator.

@@ -38,9 +38,9 @@ class Whose:
 class GivenAccess:
     """Lists and ends. Each end is on record, and counts for every request that starts after it, in every process."""
 
-    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes, clock: Clock = now) -> None:
         self._database, self._record_in = database, record_in
-        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+        self._lifetimes, self._clock = lifetimes, clock
 
     async def listed(self, whose: Whose) -> tuple[Given, ...]:
         """What is in force, the newest first; without a name, everybody's. Raises NotDone where a name is nobody's."""

@@ -34,12 +34,12 @@ class PushedRequests:
         authorizations: Authorizations,
         *,
         record_in: RecordIn,
-        lifetimes: Lifetimes | None = None,
+        lifetimes: Lifetimes,
         watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
         self._database, self._authentication, self._authorizations, self._watch = database, authentication, authorizations, watch
-        self._record_in, self._lifetimes, self._clock = record_in, lifetimes or Lifetimes(), clock
+        self._record_in, self._lifetimes, self._clock = record_in, lifetimes, clock
 
     async def push(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """A request_uri, or why there is none. A public client is its client_id, as at the token endpoint."""

@@ -33,9 +33,9 @@ class Standing:
 class Endings:
     """Counts it, and ends it."""
 
-    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes | None = None, clock: Clock = now) -> None:
+    def __init__(self, database: Database, *, record_in: RecordIn, lifetimes: Lifetimes, clock: Clock = now) -> None:
         self._database, self._record_in = database, record_in
-        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+        self._lifetimes, self._clock = lifetimes, clock
 
     async def of(self, account: Account) -> Standing:
         """What there is."""

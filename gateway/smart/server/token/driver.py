@@ -55,13 +55,13 @@ class TokenDriver:
         keys: KeySource,
         authentication: ClientAuthentication,
         record_in: RecordIn,
-        lifetimes: Lifetimes | None = None,
+        lifetimes: Lifetimes,
         watch: Watch = OFF,
         clock: Clock = now,
     ) -> None:
         self._database, self._public_url, self._watch = database, public_url, watch
         self._keys, self._authentication, self._record_in = keys, authentication, record_in
-        self._lifetimes, self._clock = lifetimes or Lifetimes(), clock
+        self._lifetimes, self._clock = lifetimes, clock
 
     async def token(self, ehr: str, request: TokenRequest, caller: Caller) -> Decided:
         """The answer to a POST at the token endpoint."""
