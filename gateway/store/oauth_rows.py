@@ -132,7 +132,7 @@ class WebSession:
     created_at: datetime
     seen_at: datetime
     patient: str = ""  # whose record the portal shows; "": nobody chose yet
-    method: str = ""  # how the person signed in: password | totp | recovery | passkey | provider | launcher; "": before that was kept
+    method: str = ""  # how the person signed in: password | totp | recovery | passkey | provider | provider-anew | launcher; "": before that was kept
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _METHODS = {
     "recovery": "with your password and a recovery code",
     "passkey": "with a passkey",
     "provider": "with another service",
+    "provider-anew": "with another service",
     "launcher": "by the launcher, as part of a trial",
 }
 _DONE = frozenset({"password", "app-off", "passkey", "passkey-off", "contact", "contact-off", "access"})

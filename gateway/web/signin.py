@@ -112,7 +112,7 @@ class _SignIn:
         if isinstance(step, Response) or provider is None:
             return step if isinstance(step, Response) else see(f"/signin?{asked.query}")
         browser = self._edge.people.browser_secret(request) or new_secret()
-        url = await provider.begin(browser, asked.query, anew=bool(step and step.reason == "again"))
+        url = await provider.begin(browser, asked.query, anew=bool(step and step.anew))
         if isinstance(url, Unreachable):
             return self._form(request, asked, step, status=502, problem="provider-away")
         response = see(url)

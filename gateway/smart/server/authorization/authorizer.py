@@ -52,13 +52,15 @@ class Begun:
 class SignIn:
     """Somebody has to sign in. `reason`: "" nobody is; "again" the sign-in is too old; "other-ehr", "other-person": it is the wrong one.
 
-    `hint`: the user name that the app thinks is hers; it was compared with none that is there.
+    `hint`: the user name that the app thinks is hers; it was compared with none that is there. `anew`: she shows who she is, also where somebody else
+    knows her already.
     """
 
     client_name: str
     redirect_uri: str
     reason: str = ""
     hint: str = ""
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,8 @@ class Authorizations:
         if not isinstance(judged, Validated):
             return judged
         if reason := sign_in_reason(judged, at.ehr, at.visitor, in_trial=bool(waiting.snapshot.trial)):
-            return SignIn(judged.client.name, judged.redirect_uri, "" if reason == "nobody" else reason, judged.prompting.login_hint)
+            prompting, anew = judged.prompting, reason == "again" or judged.prompting.signed_in_since is not None
+            return SignIn(judged.client.name, judged.redirect_uri, "" if reason == "nobody" else reason, prompting.login_hint, anew)
         visitor = cast("Visitor", at.visitor)
         if not is_meant(judged, visitor):
             return await self._ended(at, judged, "login_required", "Another person is signed in.")

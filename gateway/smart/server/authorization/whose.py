@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.smart.server.authorization.authorize import Validated
 from gateway.smart.server.people.relationships import may_act_on
-from gateway.smart.server.people.sessions import BY_LAUNCHER, Visitor
+from gateway.smart.server.people.sessions import BY_LAUNCHER, BY_PROVIDER, Visitor
 from gateway.store.oauth_rows import ListedPatient, Transaction
 
 
@@ -19,6 +19,8 @@ def sign_in_reason(judged: Validated, ehr: str, visitor: Visitor | None, *, in_t
     if visitor.session.method == BY_LAUNCHER and not in_trial:
         return "again"  # nobody showed who she is: that is enough for a trial alone (ADR 0013)
     since = judged.prompting.signed_in_since
+    if since and visitor.session.method == BY_PROVIDER:
+        return "again"  # when she signed in there nobody said
     return "again" if since and visitor.session.created_at < since else ""
 
 

@@ -27,6 +27,7 @@ from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.attempts import Attempts, count, forgive, limits_of_sign_in
 from gateway.smart.server.clients.jwks import ClientKeys, FetchedKeys, FetchJwks
 from gateway.smart.server.people.factors import FactorLocked, Over, Passed
+from gateway.smart.server.people.sessions import BY_PROVIDER, BY_PROVIDER_ANEW
 from gateway.store import people, people_factors
 from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, AuthMethod, Client, digest, new_id, new_secret
@@ -112,6 +113,7 @@ class _Way:
     nonce: str
     verifier: str
     query: str  # where the person wanted to go, as `Destination` spells it
+    anew: bool = False
 
 
 class Provider:
@@ -142,8 +144,8 @@ class Provider:
         endpoint = str((document or {}).get("authorization_endpoint", ""))
         if not self._is_safe(endpoint):
             return Unreachable()
-        way, moment, hash_ = _Way(new_secret(), new_secret(), new_secret(), query), self._clock(), self._hash(browser)
-        sealed = self._seals.seal(json.dumps([way.state, way.nonce, way.verifier, way.query]).encode(), hash_.encode())
+        way, moment, hash_ = _Way(new_secret(), new_secret(), new_secret(), query, anew), self._clock(), self._hash(browser)
+        sealed = self._seals.seal(json.dumps([way.state, way.nonce, way.verifier, way.query, way.anew]).encode(), hash_.encode())
         async with self._database.write() as connection:
             await people_factors.put_pending(connection, Pending(hash_, moment, moment + _LIFE, sealed=sealed))
         asked = {
@@ -182,7 +184,7 @@ class Provider:
             await forgive(connection, limits)
             event = Event(account.ehr, caller, moment, account=account)
             await self._record_in(connection, event.record("login", 303, detail=f"provider {self.config.name}"))
-        return Passed(account, "provider"), way.query
+        return Passed(account, BY_PROVIDER_ANEW if way.anew else BY_PROVIDER), way.query
 
     async def _told(self, sent: Mapping[str, str], way: _Way) -> Told:
         document = await self._document()

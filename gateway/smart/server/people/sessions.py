@@ -19,6 +19,8 @@ from gateway.store.oauth_rows import Account, ListedPatient, WebSession, digest,
 
 BY_LAUNCHER = "launcher"
 """The method of a session that the launcher began without a password (`people.developers`)."""
+BY_PROVIDER, BY_PROVIDER_ANEW = "provider", "provider-anew"
+"""The methods of a session that an outside provider began: as it knew her, whenever she signed in there; or after it was told to ask her anew."""
 _TOUCH = 30  # seconds: a session's last use is not written more often
 
 
