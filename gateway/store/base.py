@@ -1,6 +1,7 @@
 """The database: one engine, reads and writes as two kinds of transaction. SQLite by default, PostgreSQL for more than one node.
 
-Tables live beside the code that uses them (`oauth_tables`, `inbox_tables`, `audit`, `invalidation`), all on `metadata`; Alembic makes them.
+Tables live beside the code that uses them (`oauth_tables`, `people_tables`, `inbox_tables`, `audit`, `invalidation`), all on `metadata`; Alembic
+makes them.
 """
 
 from __future__ import annotations

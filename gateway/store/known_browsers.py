@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.store import oauth_tables, people_tables
+from gateway.store import people_tables
 from gateway.store.row_values import add_once
 
 _MOST = 20  # of one person: the oldest is forgotten for the next
@@ -28,7 +28,7 @@ async def remember(connection: AsyncConnection, account_id: str, hash_: str, at:
 
 async def knows(connection: AsyncConnection, username: str, hash_: str) -> bool:
     """Whether the person of this name signed in there."""
-    account = oauth_tables.account
+    account = people_tables.account
     found = select(_table.c.hash).join(account, account.c.id == _table.c.account_id).where(account.c.username == username, _table.c.hash == hash_)
     return (await connection.execute(found)).first() is not None
 

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Table, bindparam, delete, insert, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.store import oauth_tables as t
+from gateway.store import people_tables
 from gateway.store.base import Derive
 from gateway.store.here import Values
 from gateway.store.oauth_rows import (
@@ -30,7 +31,6 @@ from gateway.store.oauth_rows import (
     SigningKey,
     Transaction,
 )
-from gateway.store.people_tables import pending
 from gateway.store.row_values import add_once, as_row, as_value, changed, made, one_row
 
 # Clients -----------------------------------------------------------------------------------------------------------------
@@ -376,15 +376,15 @@ _BEARER = (
         *_labelled(t.access_token, "token_"),
         *_labelled(t.grant, "grant_"),
         *_labelled(t.client, "client_"),
-        *_labelled(t.account, "account_"),
-        *_labelled(t.account_patient, "listed_"),
+        *_labelled(people_tables.account, "account_"),
+        *_labelled(people_tables.account_patient, "listed_"),
     )
     .join(t.grant, t.grant.c.id == t.access_token.c.grant_id)
     .join(t.client, t.client.c.id == t.grant.c.client_id)
-    .outerjoin(t.account, t.account.c.id == t.grant.c.account_id)
-    .outerjoin(t.account_patient, t.account_patient.c.account_id == t.account.c.id)
+    .outerjoin(people_tables.account, people_tables.account.c.id == t.grant.c.account_id)
+    .outerjoin(people_tables.account_patient, people_tables.account_patient.c.account_id == people_tables.account.c.id)
     .where(t.access_token.c.hash == bindparam("hash"))
-    .order_by(t.account_patient.c.patient)
+    .order_by(people_tables.account_patient.c.patient)
 )
 
 
@@ -415,8 +415,8 @@ async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datet
     over = (
         *((table, table.c.expires_at < now) for table in (t.transaction, t.access_token, t.pushed_request, t.remembered_consent, pending)),
         *((table, table.c.expires_at < kept_until) for table in (t.code, t.launch, t.refresh_token, t.invite, t.assertion_jti)),
-        (t.web_session, t.web_session.c.seen_at < idle_since),
-        (t.sign_in_attempt, t.sign_in_attempt.c.since < kept_until),
+        (people_tables.web_session, people_tables.web_session.c.seen_at < idle_since),
+        (people_tables.sign_in_attempt, people_tables.sign_in_attempt.c.since < kept_until),
     )
     gone = [await _forget(connection, table, condition, most) for table, condition in over]
     return max(gone) == most

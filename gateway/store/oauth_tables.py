@@ -1,4 +1,4 @@
-"""The tables of the authorization server. Secrets are kept as SHA-256 (`hash` columns), passwords as argon2id."""
+"""The tables of the authorization server, but for people's own (`people_tables`). Secrets are kept as SHA-256 (`hash` columns)."""
 
 from __future__ import annotations
 
@@ -52,47 +52,6 @@ client_origin = Table(
     metadata,
     Column("client_id", _NAME, ForeignKey("oauth_client.id", ondelete="CASCADE"), primary_key=True),
     Column("origin", _NAME, primary_key=True, index=True),
-)
-
-account = Table(
-    "account",
-    metadata,
-    Column("id", String(32), primary_key=True),
-    Column("username", _NAME, nullable=False, unique=True),
-    Column("password_hash", Text, nullable=False),
-    Column("ehr", _NAME, nullable=False),
-    Column("fhir_user", _NAME, nullable=False),
-    Column("display_name", _NAME, nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("disabled_at", UtcDateTime),
-)
-
-account_patient = Table(
-    "account_patient",
-    metadata,
-    Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), primary_key=True),
-    Column("patient", String(64), primary_key=True),
-    Column("display", _NAME, nullable=False, default=""),
-)
-
-web_session = Table(
-    "web_session",
-    metadata,
-    Column("hash", _HASH, primary_key=True),
-    Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), nullable=False),
-    Column("created_at", UtcDateTime, nullable=False),
-    Column("seen_at", UtcDateTime, nullable=False, index=True),
-    Column("patient", String(64), nullable=False, default=""),
-    Column("method", String(16), nullable=False, default="", server_default=""),
-)
-
-# How often a user name, or an address, tried to sign in since `since`. The key is a hash: no user names here.
-sign_in_attempt = Table(
-    "sign_in_attempt",
-    metadata,
-    Column("key", _HASH, primary_key=True),
-    Column("count", Integer, nullable=False),
-    Column("since", UtcDateTime, nullable=False),
 )
 
 transaction = Table(
@@ -232,4 +191,3 @@ signing_key = Table(
 )
 
 Index("ix_oauth_grant_client", grant.c.client_id)
-Index("ix_web_session_account", web_session.c.account_id)

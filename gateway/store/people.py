@@ -11,8 +11,8 @@ from sqlalchemy import bindparam, case, delete, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.store import oauth_tables as t
-from gateway.store import people_tables
+from gateway.store import oauth_tables
+from gateway.store import people_tables as t
 from gateway.store.base import UtcDateTime
 from gateway.store.oauth_rows import Account, ListedPatient, WebSession
 from gateway.store.row_values import add_once, as_row, as_value, changed, one_row
@@ -131,13 +131,13 @@ async def end_web_session(connection: AsyncConnection, hash_: str) -> None:
 async def end_web_sessions_of(connection: AsyncConnection, account_id: str, at: datetime) -> None:
     """Sign out everywhere: the password changed, or the account was disabled. No browser is hers any more until she signs in there again."""
     await connection.execute(delete(t.web_session).where(t.web_session.c.account_id == account_id))
-    await connection.execute(delete(people_tables.known_browser).where(people_tables.known_browser.c.account_id == account_id))
+    await connection.execute(delete(t.known_browser).where(t.known_browser.c.account_id == account_id))
     await end_online_access(connection, account_id, at)
 
 
 async def end_online_access(connection: AsyncConnection, account_id: str, at: datetime) -> None:
     """End what apps got for as long as this person is signed in."""
-    table = t.grant
+    table = oauth_tables.grant
     online = update(table).where(table.c.account_id == account_id, table.c.online_until.is_not(None), table.c.revoked_at.is_(None))
     await connection.execute(online.values(revoked_at=at, revoked_reason="signed-out"))
 

@@ -1,4 +1,7 @@
-"""The tables of how people sign in besides the password: second factors, passkeys, contact, and steps that wait for the browser's next form."""
+"""The tables of the people who sign in: accounts, their sessions, and how else than by the password they show who they are.
+
+Passwords are kept as argon2id, secrets of 256 bits as SHA-256 (`hash` columns).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,53 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBina
 from gateway.store.base import UtcDateTime, metadata
 
 _HASH = String(64)
+_NAME = String(255)
 
 
 def _account(*, key: bool = False) -> Column[str]:
     return Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), primary_key=key, nullable=False)
 
+
+account = Table(
+    "account",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("username", _NAME, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("ehr", _NAME, nullable=False),
+    Column("fhir_user", _NAME, nullable=False),
+    Column("display_name", _NAME, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("disabled_at", UtcDateTime),
+)
+
+account_patient = Table(
+    "account_patient",
+    metadata,
+    Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), primary_key=True),
+    Column("patient", String(64), primary_key=True),
+    Column("display", _NAME, nullable=False, default=""),
+)
+
+web_session = Table(
+    "web_session",
+    metadata,
+    Column("hash", _HASH, primary_key=True),
+    Column("account_id", String(32), ForeignKey("account.id", ondelete="CASCADE"), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False, index=True),
+    Column("patient", String(64), nullable=False, default=""),
+    Column("method", String(16), nullable=False, default="", server_default=""),
+)
+
+# How often a user name, or an address, tried to sign in since `since`. The key is a hash: no user names here.
+sign_in_attempt = Table(
+    "sign_in_attempt",
+    metadata,
+    Column("key", _HASH, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+)
 
 # One authenticator app for each account. It counts from `confirmed_at` on. `last_step`: no code of this time step or an older one counts again.
 totp = Table(
@@ -77,6 +122,7 @@ known_browser = Table(
     Column("seen_at", UtcDateTime, nullable=False, index=True),
 )
 
+Index("ix_web_session_account", web_session.c.account_id)
 Index("ix_known_browser_account", known_browser.c.account_id)
 Index("ix_recovery_code_account", recovery_code.c.account_id)
 Index("ix_passkey_account", passkey.c.account_id)

@@ -1,4 +1,4 @@
-"""Rows as frozen values and back, and changes whose row count is the answer. For the tables of `oauth_tables`."""
+"""Rows as frozen values and back, and changes whose row count is the answer. For the tables of `oauth_tables` and `people_tables`."""
 
 from __future__ import annotations
 

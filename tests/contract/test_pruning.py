@@ -80,7 +80,7 @@ async def test_every_table_has_an_end(database: Database):
     """Old rows are gone where they end by themselves; of each other table it is said why it does not grow with what strangers send."""
     found = schema.tables().tables
     assert set(found) == ENDS | KEPT.keys()
-    for table in (oauth_tables.account, oauth_tables.client, oauth_tables.grant):
+    for table in (people_tables.account, oauth_tables.client, oauth_tables.grant):
         await _fill(database, table)
     for name in sorted(ENDS - {"oauth_grant"}):
         await _fill(database, found[name])
@@ -91,7 +91,7 @@ async def test_every_table_has_an_end(database: Database):
 async def test_what_is_in_force_stays(database: Database):
     """Rows of this moment, an old grant with a token that counts, and a new one whose code was never exchanged."""
     found = schema.tables().tables
-    for table in (oauth_tables.account, oauth_tables.client, oauth_tables.grant):
+    for table in (people_tables.account, oauth_tables.client, oauth_tables.grant):
         await _fill(database, table)
     await _fill(database, oauth_tables.grant, "new", MOMENT)
     for name in sorted(ENDS - {"oauth_grant"}):
