@@ -413,7 +413,10 @@ async def prune(connection: AsyncConnection, *, now: datetime, kept_until: datet
     `kept_until`: used codes and rotated tokens stay that long, so that reuse is seen; used assertions too, for a process whose clock is behind.
     """
     over = (
-        *((table, table.c.expires_at < now) for table in (t.transaction, t.access_token, t.pushed_request, t.remembered_consent, pending)),
+        *(
+            (table, table.c.expires_at < now)
+            for table in (t.transaction, t.access_token, t.pushed_request, t.remembered_consent, people_tables.pending)
+        ),
         *((table, table.c.expires_at < kept_until) for table in (t.code, t.launch, t.refresh_token, t.invite, t.assertion_jti)),
         (people_tables.web_session, people_tables.web_session.c.seen_at < idle_since),
         (people_tables.sign_in_attempt, people_tables.sign_in_attempt.c.since < kept_until),
