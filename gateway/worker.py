@@ -23,7 +23,7 @@ from gateway.store.base import Database, now
 
 log = structlog.get_logger("gateway.worker")
 
-_PRUNE = 3600.0
+_PRUNE = 600.0
 """Seconds between two clean-ups of what can have no effect any more."""
 _KEPT = timedelta(days=1)
 """Used codes and rotated tokens stay as long, so that a second use is seen."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from gateway.audit import AuditRecord
 from gateway.errors import Unauthenticated
@@ -29,6 +30,7 @@ from gateway.smart.server.people.sessions import Visitor
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables as tables
 from gateway.store import people
+from gateway.store.base import Database
 from gateway.store.oauth_rows import digest
 from tests.support import smart
 
@@ -114,6 +116,72 @@ async def test_a_dispute_and_the_first_use_of_the_successor_at_once(server, used
     with pytest.raises(Unauthenticated):
         await server.authenticator.principal("hapi", [f"Bearer {new['access_token']}"])
     assert sum("family-revoked" in one.detail for one in server.records) >= 1
+
+
+REUSED: dict[str, tuple[bool, Callable[[_Both], list[Awaitable[Any]]]]] = {
+    "twice": (False, lambda both: [both.reuse(number) for number in range(4)]),
+    "narrowed": (True, lambda both: [both.reuse(0), both.refresh(1, scope="patient/Observation.s"), both.refresh(0), both.reuse(1)]),
+    "revoked": (True, lambda both: [both.reuse(0), both.revoke(1), both.reuse(1), both.refresh(0)]),
+    "ended by the operator": (True, lambda both: [both.reuse(0), both.end(), both.refresh(1)]),
+}
+
+
+@dataclass
+class _Both:
+    """Two servers on one store, and a family whose first refresh token was replaced an hour ago; nobody used yet what replaced it."""
+
+    servers: tuple[smart.Smart, smart.Smart]
+    https: tuple[httpx.AsyncClient, httpx.AsyncClient]
+    old: dict[str, Any]
+    new: dict[str, Any]
+    grant: str
+
+    def reuse(self, at: int) -> Awaitable[httpx.Response]:
+        return self.refresh(at, self.old)
+
+    def refresh(self, at: int, token: dict[str, Any] | None = None, **more: str) -> Awaitable[httpx.Response]:
+        form = {"grant_type": "refresh_token", "refresh_token": (token or self.new)["refresh_token"], "client_id": "app"}
+        return smart.exchange(self.https[at % 2], form | more)
+
+    def revoke(self, at: int) -> Awaitable[httpx.Response]:
+        return self.https[at].post("/auth/hapi/revoke", data={"token": self.new["refresh_token"], "client_id": "app"})
+
+    def end(self) -> Awaitable[Any]:
+        return _given(self.servers[1]).end(self.grant)
+
+    async def works(self, token: dict[str, Any]) -> bool:
+        """Whether anything of this answer counts anywhere."""
+        for at, server in enumerate(self.servers):
+            with contextlib.suppress(Unauthenticated):
+                await server.authenticator.principal("hapi", [f"Bearer {token['access_token']}"])
+                return True
+            if (await self.refresh(at, token)).status_code == 200:
+                return True
+        return False
+
+
+@pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+@pytest.mark.parametrize("name", REUSED)
+async def test_a_disputed_family_at_two_servers(server, name):
+    """ATK-O13: whatever comes at once, at most one refresh token lives; who only lost an answer keeps the family; what has ended gives nothing."""
+    other = smart.Smart(Database(server.database.url), clock=server.clock)
+    https = (smart.Browser(server.app()).http, smart.Browser(other.app()).http)
+    old = await smart.launch(smart.Browser(server.app()), SCOPE)
+    new = (await smart.exchange(https[0], {"grant_type": "refresh_token", "refresh_token": old["refresh_token"], "client_id": "app"})).json()
+    (grant,) = await _grants(server)
+    server.clock.forward(3000)
+    both, (ends, work) = _Both((server, other), https, old, new, grant.id), REUSED[name]
+    told = [one.json() for one in await asyncio.gather(*work(both)) if isinstance(one, httpx.Response) and one.status_code == 200]
+    given = [one for one in told if "access_token" in one]
+    assert len(given) <= 1
+    async with server.database.read() as connection:
+        states = (await connection.execute(select(tables.refresh_token.c.state))).scalars().all()
+    assert states.count("active") <= 1
+    (after,) = await _grants(server)
+    assert (after.revoked_at is not None) is ends
+    if ends:
+        assert [await both.works(one) for one in (old, new, *given)] == [False] * (2 + len(given))
+    await other.database.close()
 
 
 async def test_an_assertion_is_used_once(server):
@@ -272,6 +340,7 @@ CROSSING: dict[str, Callable[[smart.Smart, Visitor, str], Awaitable[Any]]] = {
 }
 
 
+@pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)  # SQLite has one writer at a time
 @pytest.mark.parametrize("name", ["exchange", *CROSSING])
 async def test_what_touches_several_of_hers_goes_by_the_account(server, name):
     """Two that end or give something of one person take their turns: else each has a row that the other wants, and PostgreSQL ends one of them."""

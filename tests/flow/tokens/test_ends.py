@@ -116,6 +116,17 @@ async def test_an_operator_ends_what_was_allowed(running):
     assert told == [("web", True, "by the operator"), ("web", True, f"2 {counted}"), ("web", False, f"1 {counted}")]
 
 
+async def test_of_a_closed_account_nothing_is_in_force(running):
+    """A list of what counts names nothing that is refused."""
+    server = running.server
+    given = GivenAccess(server.database, record_in=server._record_in, lifetimes=server.lifetimes, clock=server.clock)
+    held = await running.tokens()
+    assert [one.username for one in await given.listed(Whose())] == ["ann"]
+    await server.accounts.disable(await server.accounts.named("ann"))
+    assert not await running.counts(held["access_token"])
+    assert await given.listed(Whose()) == await given.listed(Whose("ann")) == ()
+
+
 async def test_an_operators_end_asks_the_person_anew(running):
     """What she chose once and for all is forgotten with it."""
     server, browser = running.server, running.browser

@@ -49,12 +49,15 @@ class GivenAccess:
             account, client = await _named(connection, whose)
             since = moment - timedelta(seconds=max(self._lifetimes.refresh, self._lifetimes.access, self._lifetimes.online))
             found = await rows.grants_used_since(connection, since, **_ids(account, client))
-            names = {one.id: one.username for one in await people.accounts(connection)}
+            names = {"": ""} | {one.id: one.username for one in await people.accounts(connection) if one.disabled_at is None}
             clients = {one.id: one for one in await rows.clients(connection)}
         return tuple(
-            Given(grant, names.get(grant.account_id, ""), clients[grant.client_id].name)
+            Given(grant, names[grant.account_id], clients[grant.client_id].name)
             for grant in found
-            if grant.client_id in clients and clients[grant.client_id].may_use(grant.ehr) and is_alive(grant, self._lifetimes, moment)
+            if grant.client_id in clients
+            and clients[grant.client_id].may_use(grant.ehr)
+            and grant.account_id in names
+            and is_alive(grant, self._lifetimes, moment)
         )
 
     async def end(self, grant_id: str) -> Grant:
