@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway.config import Settings
 from gateway.local import Ground, rules
 from gateway.seal import Seals
-from gateway.smart.server.authorization.authorizer import Authorizations
+from gateway.smart.server.authorization.driver import Authorizations
 from gateway.smart.server.authorization.grants import Grants
 from gateway.smart.server.authorization.launches import Launches
 from gateway.smart.server.authorization.pushed import PushedRequests

@@ -17,9 +17,9 @@ from fastapi import APIRouter, Request, Response
 from gateway.fhir.words import type_words
 from gateway.portal.faces import Face
 from gateway.proxy.answer import RequestContext
-from gateway.smart.server.authorization.authorize import Page
-from gateway.smart.server.authorization.authorizer import Ask, At, Authorizations, Begun, Pick
 from gateway.smart.server.authorization.consent import Part, Switch
+from gateway.smart.server.authorization.decide import Page
+from gateway.smart.server.authorization.driver import Ask, At, Authorizations, Begun, Pick
 from gateway.smart.server.authorization.memory import NO, Choice
 from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.people.sessions import Visitor

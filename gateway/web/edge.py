@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import FhirError
 from gateway.smart.record import Caller
-from gateway.smart.server.authorization.authorize import Page
+from gateway.smart.server.authorization.decide import Page
 from gateway.web.pages import Pages
 from gateway.web.people import People
 

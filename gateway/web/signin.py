@@ -10,8 +10,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.smart.server.authorization.authorize import Back, Page
-from gateway.smart.server.authorization.authorizer import Authorizations, SignIn
+from gateway.smart.server.authorization.decide import Back, Page
+from gateway.smart.server.authorization.driver import Authorizations, SignIn
 from gateway.smart.server.people.accounts import Locked, SignedIn, Wrong
 from gateway.smart.server.people.factors import FactorLocked, Over, Passed, WrongCode
 from gateway.smart.server.people.providers import Unreachable

@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 from fastapi import Request, Response
 
-from gateway.smart.server.authorization.authorize import Back, Page
-from gateway.smart.server.authorization.authorizer import Ask, At, Pick, SignIn, Step
+from gateway.smart.server.authorization.decide import Back, Page
+from gateway.smart.server.authorization.driver import Ask, At, Pick, SignIn, Step
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import HOME, local_path
 

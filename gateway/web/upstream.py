@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from gateway.errors import UpstreamFault
 from gateway.smart.client.connections import Connections, Refused
-from gateway.smart.server.authorization.authorize import Page
+from gateway.smart.server.authorization.decide import Page
 from gateway.smart.server.requests import given, parse_form, repeated
 from gateway.web.edge import WebEdge, see
 from gateway.web.people import HOME, Person

@@ -17,8 +17,8 @@ from sqlalchemy import select
 from gateway.audit import AuditRecord
 from gateway.errors import Unauthenticated
 from gateway.smart.record import Caller
-from gateway.smart.server.authorization.authorize import Back, Page
-from gateway.smart.server.authorization.authorizer import Ask, At, Begun, SignIn
+from gateway.smart.server.authorization.decide import Back, Page
+from gateway.smart.server.authorization.driver import Ask, At, Begun, SignIn
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.authorization.memory import Choice
 from gateway.smart.server.authorization.operator import GivenAccess, Whose

@@ -18,7 +18,7 @@ from authlib.oauth2.rfc6749.errors import InsecureTransportError
 
 import gateway
 from gateway.smart.server import core, pkce
-from gateway.smart.server.authorization import authorize
+from gateway.smart.server.authorization import decide
 from gateway.smart.server.clients import assertion, authentication
 from gateway.smart.server.token import token_grants
 
@@ -74,7 +74,7 @@ def test_e13_descriptions_with_forbidden_characters_raise():
 def test_e14_iss_by_default_needs_a_response_object():
     """AUTHLIB-E14: the extension changes `response.location`; our answers are values."""
     assert "location" in inspect.getsource(rfc9207.IssuerParameter)
-    assert not hasattr(authorize.Back("https://app.test/"), "location")
+    assert not hasattr(decide.Back("https://app.test/"), "location")
 
 
 def test_e15_plain_http_is_refused_by_default():

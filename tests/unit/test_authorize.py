@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
+from gateway.smart.server.authorization.decide import AuthorizationSnapshot, Back, Concluded, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.prompts import Prompting
 from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.lifetimes import Lifetimes

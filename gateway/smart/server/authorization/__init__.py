@@ -1,1 +1,1 @@
-"""A person's way through an authorization: `authorize` decides, purely; `authorizer` reads, drives and commits."""
+"""A person's way through an authorization: `driver` reads what a request names, `decide` judges it, purely, and `driver` commits the end."""

@@ -12,8 +12,8 @@ from typing import cast
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.scopes import split
-from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Consented, Validated
 from gateway.smart.server.authorization.consent import granted, remembered, worth_granting
+from gateway.smart.server.authorization.decide import AuthorizationSnapshot, Consented, Validated
 from gateway.smart.server.authorization.whose import patient_in_context
 from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.requests import Pairs

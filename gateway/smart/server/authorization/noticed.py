@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from gateway.smart.record import Caller
 from gateway.smart.scopes import split
 from gateway.smart.server.answers import Decided
-from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Page
+from gateway.smart.server.authorization.decide import AuthorizationSnapshot, Back, Page
 from gateway.smart.server.requests import Pairs, given
 from gateway.smart.server.trial import Noted, redacted, shown
 from gateway.store.oauth_rows import Grant

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.answers import Decided, refused
 from gateway.smart.server.authorization import noticed
-from gateway.smart.server.authorization.authorize import Back, Page, Validated, validate
-from gateway.smart.server.authorization.authorizer import PUSHED, Authorizations, is_too_long
+from gateway.smart.server.authorization.decide import Back, Page, Validated, validate
+from gateway.smart.server.authorization.driver import PUSHED, Authorizations, is_too_long
 from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAuthentication, presented, use_up
 from gateway.smart.server.lifetimes import Lifetimes
 from gateway.smart.server.requests import Pairs, TokenRequest, given, repeated

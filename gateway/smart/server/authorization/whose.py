@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.smart.server.authorization.authorize import Validated
+from gateway.smart.server.authorization.decide import Validated
 from gateway.smart.server.people.relationships import may_act_on
 from gateway.smart.server.people.sessions import BY_LAUNCHER, BY_PROVIDER, Visitor
 from gateway.store.oauth_rows import ListedPatient, Transaction

@@ -1,4 +1,4 @@
-"""Drives an authorization from the app's request to the answer: reads the snapshot, lets `authorize` judge it, commits the effects.
+"""Drives an authorization from the app's request to the answer: reads the snapshot, lets `decide` judge it, commits the effects.
 
 A request that passed waits as a Transaction under the hash of its handle, bound to the browser that brought it (ATK-O17) and, from sign-in
 on, to one session. Every step begins with `step`, which says where the person has to go next; the last one commits the end of the
@@ -18,8 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.server.authorization import noticed
-from gateway.smart.server.authorization.authorize import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.consent import Switch, granted, switches, worth_granting
+from gateway.smart.server.authorization.decide import AuthorizationSnapshot, Back, Consented, Page, Validated, conclude, validate
 from gateway.smart.server.authorization.memory import Choice, Waiting, chosen_before, may_remember, pairs_of, to_keep
 from gateway.smart.server.authorization.prompts import account_of
 from gateway.smart.server.authorization.whose import choices, is_meant, patient_in_context, sign_in_reason, wants_patient
