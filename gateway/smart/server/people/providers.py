@@ -2,7 +2,7 @@
 
 What waits for the way back belongs to one browser, for ten minutes, once: state, nonce and verifier, sealed. The id_token is judged in one
 place, `judged`, which is pure. Who the person is says one claim, named by configuration; it names a FHIR user at one EHR of ours, and the
-account for her is made at her first sign-in: it has no password, and belongs to issuer and subject for good.
+account for her is made at her first sign-in: it has no password, and belongs to issuer and subject for good. Why none of it is Authlib's: ADR 0015.
 """
 
 from __future__ import annotations
