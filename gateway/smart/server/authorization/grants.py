@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from gateway.smart.record import Caller, Event, RecordIn
 from gateway.smart.scopes import split
-from gateway.smart.server.lifetimes import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes, is_alive
 from gateway.store import consents, people
 from gateway.store import oauth as rows
 from gateway.store.base import Clock, Database, now
@@ -92,11 +91,3 @@ class Grants:
             detail = "asked again from now on" if forgotten else ""
             await self._record_in(connection, event.record("revoke", 303, patient=grant.patient, detail=detail))
         return True
-
-
-def is_alive(grant: Grant, lifetimes: Lifetimes, moment: datetime) -> bool:
-    """Whether some token of it can still count: its last one was issued not too long ago."""
-    if grant.online_until:
-        return moment < grant.online_until
-    life = lifetimes.refresh if "offline_access" in split(grant.scope) else lifetimes.access
-    return grant.exchanged_at is not None and moment < grant.exchanged_at + timedelta(seconds=life)

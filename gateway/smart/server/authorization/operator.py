@@ -9,8 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.errors import NotDone
 from gateway.smart.record import Caller, Event, RecordIn
-from gateway.smart.server.authorization.grants import is_alive
-from gateway.smart.server.lifetimes import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes, is_alive
 from gateway.smart.server.people.accounts import normalised
 from gateway.store import consents, people
 from gateway.store import oauth as rows

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.smart.record import Caller, Event, RecordIn
-from gateway.smart.server.authorization.grants import is_alive
-from gateway.smart.server.lifetimes import Lifetimes
+from gateway.smart.server.lifetimes import Lifetimes, is_alive
 from gateway.smart.server.people.sessions import Visitor, renew_in
 from gateway.store import consents, people_factors
 from gateway.store import oauth as rows

@@ -16,7 +16,7 @@ from gateway.smart.scopes import is_for_systems, is_subset, split
 from gateway.smart.server.authlib_core import AuthorizationCodeGrant, ClientCredentialsGrant, InvalidGrantError, InvalidScopeError, RefreshTokenGrant
 from gateway.smart.server.clients.authentication import AUTH_METHODS
 from gateway.smart.server.core import OAuthClient
-from gateway.smart.server.effects import ConsumeCode, Effect, PresentAgain, RevokeFamily, RotateRefresh
+from gateway.smart.server.effects import ConsumeCode, PresentAgain, RevokeFamily, RotateRefresh
 from gateway.smart.server.people.relationships import may_act_on
 from gateway.smart.server.token.context import context_members, signed_identity
 from gateway.smart.server.token.snapshot import Snapshot
@@ -175,6 +175,3 @@ class BackendGrant(ClientCredentialsGrant):
         registered: str = self.client.row.scope
         if not wanted or not registered or not all(map(is_for_systems, wanted)) or not is_subset(" ".join(wanted), registered):
             raise InvalidScopeError(_SYSTEM)
-
-
-__all__ = ["BackendGrant", "CodeGrant", "Effect", "Issued", "RefreshGrant", "holder"]
