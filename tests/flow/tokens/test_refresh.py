@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support import smart
-from tests.support.token_scene import SCOPE, error
+from tests.support.token_scene import BASIC, SCOPE, error
 
 
 async def test_refresh_rotates_and_reuse_ends_the_family(running):
@@ -68,6 +68,24 @@ async def test_to_let_an_app_in_again_ends_what_nobody_holds_honestly(running, s
     assert error(await running.post(form | {"refresh_token": stolen["refresh_token"]})) == "invalid_grant"
     assert await running.counts(peaceful["access_token"])
     assert await running.counts(again["access_token"])
+
+
+@pytest.mark.parametrize("asked", ["about it", "by it"])
+@pytest.mark.parametrize("disputed", [False, True])
+async def test_a_service_that_asks_about_a_token_has_seen_it(running, asked, disputed):
+    """ATK-O13, RFC 7662: who uses a token at another server than this one shows as well that the answer arrived, and whose hands it is in."""
+    first = await running.tokens()
+    form = {"grant_type": "refresh_token", "refresh_token": first["refresh_token"]}
+    second = (await running.post(form)).json()
+    running.server.clock.forward(61)
+    if disputed:
+        assert error(await running.post(form)) == "invalid_grant"
+    given = {"auth": BASIC} if asked == "about it" else {"headers": {"Authorization": f"Bearer {second['access_token']}"}}
+    told = await running.http.post("/auth/hapi/introspect", data={"token": second["access_token"]}, **given)
+    assert (told.status_code == 200 and told.json()["active"]) is not disputed
+    if not disputed:
+        assert error(await running.post(form)) == "invalid_grant"
+    assert not await running.counts(first["access_token"])
 
 
 @pytest.mark.parametrize("used", ["access_token", "refresh_token"])

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from gateway.errors import Unauthenticated
 from gateway.smart.principal import Principal
-from gateway.smart.record import Caller, Event, RecordIn
+from gateway.smart.record import RecordIn
+from gateway.smart.server.token.arrival import still_counts
 from gateway.smart.server.token.bearer import principal_of, refusal
 from gateway.smart.server.trial import OFF, Watch, living
 from gateway.store import oauth as rows
@@ -38,20 +39,9 @@ class Authenticator:
         reason = real or refusal(bearer, ehr, self._clock(), fault)
         if reason or bearer is None:
             raise Unauthenticated("This access token does not count here.", reason=reason, trial=label, simulated="" if real else fault)
-        if bearer.token.replaces and not await self._arrived(bearer):
+        if not await still_counts(self._database, self._record_in, bearer, self._clock()):
             raise Unauthenticated("This access token does not count here.", reason="token-disputed", trial=label)
         return principal_of(bearer, label, fault)
-
-    async def _arrived(self, bearer: Bearer) -> bool:
-        """The first use of a token that a refresh brought. False when it ends the family: the refresh token before it is in two hands (ATK-O13)."""
-        moment, grant = self._clock(), bearer.grant
-        async with self._database.write() as connection:
-            if await rows.first_use(connection, bearer.token):
-                return True
-            if await rows.revoke_grant(connection, grant.id, moment, "refresh-reused"):
-                event = Event(grant.ehr, Caller(), moment, bearer.client, bearer.account)
-                await self._record_in(connection, event.record("revoke", 200, patient=grant.patient, detail="family-revoked"))
-        return False
 
     async def allowed_origin(self, origin: str) -> bool:
         """Whether a registered client lives on this web origin (ATK-O29). `null` and unknown ones: no."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from gateway.smart.record import Caller, Event, RecordIn
@@ -12,6 +13,7 @@ from gateway.smart.server.clients.authentication import CLIENT_REFUSED, ClientAu
 from gateway.smart.server.endpoints import Endpoints
 from gateway.smart.server.requests import TokenRequest, repeated
 from gateway.smart.server.token import noticed
+from gateway.smart.server.token.arrival import still_counts
 from gateway.smart.server.token.bearer import refusal
 from gateway.smart.server.token.context import fhir_user_url, launch_context
 from gateway.smart.server.trial import OFF, Watch, living
@@ -48,7 +50,7 @@ class Inspector:
         if not may_ask:
             return _noted(CLIENT_REFUSED, asking, "introspect")
         found = await self._bearer(token)
-        if found is None or refusal(found, ehr, asking.now):
+        if found is None or not await self._counts(found, ehr, asking.now):
             await self._seen("introspect", ehr, request, Decided(200, _INACTIVE), found.grant if found else None, asking)
             return _noted(Decided(200, _INACTIVE), asking, "introspect", detail="inactive")
         active = Decided(200, described(found, Endpoints(self._public_url, ehr)))
@@ -100,7 +102,12 @@ class Inspector:
             client = await self._authentication.client(ehr, request, public=False)
             return Event(ehr, caller, moment, client, client_id=_named(request)), client is not None
         own = await self._bearer(token)
-        return Event(ehr, caller, moment, own.client if own else None, own.account if own else None), not refusal(own, ehr, moment)
+        counts = own is not None and await self._counts(own, ehr, moment)
+        return Event(ehr, caller, moment, own.client if own else None, own.account if own else None), counts
+
+    async def _counts(self, found: Bearer, ehr: str, moment: datetime) -> bool:
+        """Whether a token counts. Somebody has it: where a refresh brought it, that answer arrived, as if it came to the FHIR facade."""
+        return not refusal(found, ehr, moment) and await still_counts(self._database, self._record_in, found, moment)
 
 
 def _named(request: TokenRequest) -> str:
