@@ -120,7 +120,7 @@ class _Authorize:
         at, asked, form = await self._at_form(request)
         about = form.one.get("patient", "")
         allowed = Choice(frozenset(form.all("scope")), remember=form.one.get("remember") == "yes", patient=about)
-        step = await self._authorizations.step(at)
+        step = await self._authorizations.step(at, decides=True)
         if isinstance(step, Ask) and at.visitor and about != (step.patient.patient if step.patient else ""):
             return await self._consent(request, asked, step, at.visitor)  # another was chosen in another tab: she is asked about that one
         return go(self._edge, await self._authorizations.answer(at, allowed if form.one.get("decision") == "allow" else NO), asked)

@@ -304,6 +304,36 @@ async def test_nothing_is_remembered_unless_she_says_so(server):
     assert await again(browser, prompt="none") == "consent_required"
 
 
+@pytest.mark.parametrize("decision", ["deny", "less"])
+async def test_what_she_presses_goes_before_what_she_chose_in_another_tab(server, decision):
+    """A no is a no, and less is less, though "do not ask me again" was ticked elsewhere since the page was shown."""
+    browser = await signed_in(server)
+    page = browser.page
+    await browser.authorize(smart.asking(scope=SCOPE))
+    await browser.submit(CONSENT, decision="allow", remember="yes")
+    before, browser.page, browser.left_to = len(server.records), page, ""
+    ticked = {"scope": ["launch/patient", "patient/Observation.rs"]} if decision == "less" else {}
+    await browser.submit(CONSENT, decision="deny" if decision == "deny" else "allow", **ticked)
+    assert browser.answer.get("error", "") == ("access_denied" if decision == "deny" else "")
+    said = [(one.action, one.detail) for one in server.records[before:]]
+    assert said == [("grant-refused", "") if decision == "deny" else ("grant", "launch/patient patient/Observation.rs")]
+
+
+async def test_the_patient_whom_she_picks_goes_before_another_whom_she_let_in_elsewhere(server):
+    """Likewise: what she chose for the one says nothing of the other."""
+    browser = await signed_in(server, "mum")
+    await browser.pick("m")
+    await browser.get(str(browser.page.request.url).removeprefix(smart.PUBLIC_URL).replace("consent", "patient"))
+    page = browser.page
+    await browser.authorize(smart.asking(scope=SCOPE))
+    await browser.pick("m")
+    await browser.submit(CONSENT, decision="allow", remember="yes")
+    browser.page, browser.left_to = page, ""
+    await browser.pick("kid")
+    assert browser.left_to == ""
+    assert dict(smart.Form(browser.page.text).to(CONSENT))["patient"] == "kid"
+
+
 async def test_a_choice_can_be_remembered(server):
     """For what she allowed and less, by prompt=none too; each use is on record as one that nobody was asked about."""
     browser = await remembering(server)

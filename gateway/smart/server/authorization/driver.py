@@ -193,18 +193,21 @@ class Authorizations:
         fits = launch is not None and (launch.ehr, launch.client_id) == (ehr, asked.get("client_id"))
         return await self._watch.of(launch.trial) if launch and fits else None
 
-    async def step(self, at: At) -> Step:
-        """Where the person has to go now. Binds the transaction to her session, and settles the patient where there is no choice."""
+    async def step(self, at: At, *, decides: bool = False) -> Step:
+        """Where the person has to go now. Binds the transaction to her session, and settles the patient where there is no choice.
+
+        `decides`: this very request says what she wants; then nothing that she chose before, perhaps in another tab just now, answers for her.
+        """
         async with self._database.read() as connection:
             waiting = await self._waiting(connection, at)
         if isinstance(waiting, Page):
             return waiting
-        step = await self._step(at, waiting)
+        step = await self._step(at, waiting, decides=decides)
         if isinstance(step, SignIn | Pick | Ask):
             self._watch.note(waiting.snapshot.trial, noticed.step(at.ehr, *_page_of(step)))
         return step
 
-    async def _step(self, at: At, waiting: Waiting) -> Step:
+    async def _step(self, at: At, waiting: Waiting, *, decides: bool) -> Step:
         judged = validate(waiting.pairs, waiting.snapshot)
         if not isinstance(judged, Validated):
             return judged
@@ -214,11 +217,11 @@ class Authorizations:
         visitor = cast("Visitor", at.visitor)
         if not is_meant(judged, visitor):
             return await self._ended(at, judged, "login_required", "Another person is signed in.")
-        return await self._for_visitor(at, waiting, judged, visitor)
+        return await self._for_visitor(at, waiting, judged, visitor, decides=decides)
 
     async def pick(self, at: At, patient: str) -> Step:
         """The person chose a patient. Judged again at the end."""
-        step = await self.step(at)
+        step = await self.step(at, decides=True)
         if not isinstance(step, Pick | Ask):
             return step
         hers = {one.patient for one in at.visitor.patients} if at.visitor else set[str]()
@@ -278,7 +281,7 @@ class Authorizations:
         step = await self.step(at)
         return step if isinstance(step, Back | Page) else await self._ended(at, judged, *_SILENT[type(step)])
 
-    async def _for_visitor(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor) -> Step:
+    async def _for_visitor(self, at: At, waiting: Waiting, judged: Validated, visitor: Visitor, *, decides: bool) -> Step:
         row = waiting.row
         if row.session_hash != visitor.session.hash:
             suggested = await self._suggested(row, visitor)
@@ -295,7 +298,7 @@ class Authorizations:
         patient = patient_in_context(row, judged, visitor)
         if patient is None:
             return Pick(client.name, judged.redirect_uri, offered)
-        if answered := await self._as_before(at, replace(waiting, row=row), judged, visitor):
+        if not decides and (answered := await self._as_before(at, replace(waiting, row=row), judged, visitor)):
             return answered
         found = next((one for one in offered if one.patient == patient), None)
         may_pick = judged.needs_patient and len(offered) > 1
