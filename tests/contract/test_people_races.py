@@ -12,7 +12,7 @@ import pytest
 
 from gateway.smart.record import Caller
 from gateway.smart.server.people import totp
-from gateway.smart.server.people.accounts import Attempts
+from gateway.smart.server.people.accounts import Attempts, Locked, SignedIn
 from gateway.smart.server.people.factors import Over, Passed, WrongCode
 from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.people.verification import Changed, Verified
@@ -119,6 +119,15 @@ async def _confirmed(server: smart.Smart, who: Visitor, address: str) -> str:
     found = await server.verification.confirm_contact(who, server.mailbox.code, CALLER)
     await server.verification.settled()
     return found.secret
+
+
+async def test_an_address_that_may_not_try_any_more_locks_nobody(server):
+    """C1, brute force: what is refused for its address does not count against the names that it gives, however many."""
+    server.accounts._attempts = Attempts(of_name=3, of_address=4)
+    for name in ("nobody", "nobody", *["ann"] * PARALLEL):
+        await server.accounts.sign_in(name, "a guess", Caller(address="192.0.2.1"))
+    assert isinstance(await server.accounts.sign_in("ann", smart.PASSWORD, Caller(address="192.0.2.1")), Locked)
+    assert isinstance(await server.accounts.sign_in("ann", smart.PASSWORD, Caller(address="192.0.2.2")), SignedIn)
 
 
 async def test_an_answer_of_a_passkey_counts_once(server):

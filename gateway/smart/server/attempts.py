@@ -93,20 +93,23 @@ def _of_address(address: str, most: int, window: int, kind: str = "") -> Iterabl
 
 
 async def count(connection: AsyncConnection, limits: Iterable[Limit], moment: datetime) -> int:
-    """Count one more attempt, before it is judged, so that many at once count too. Seconds to wait, or 0."""
-    wait = 0
-    for limit in limits:
+    """Count one more attempt, before it is judged, so that many at once count too. Seconds to wait, or 0.
+
+    The last limit first, which is the address's: one that may not try any more locks nobody else's name.
+    """
+    for limit in reversed(tuple(limits)):
         window = timedelta(seconds=limit.window)
         counted, since = await people.count_attempt(connection, limit.key, moment, moment - window)
-        wait = max(wait, int((since + window - moment).total_seconds()) + 1) if counted > limit.most else wait
-    return wait
+        if counted > limit.most:
+            return int((since + window - moment).total_seconds()) + 1
+    return 0
 
 
 async def forgive(connection: AsyncConnection, limits: tuple[Limit, ...]) -> None:
     """A success clears the name. The address only gets this one back: an attacker with one account of his own gains nothing."""
-    await people.forget_attempts(connection, limits[0].key)
-    for limit in limits[1:]:
+    for limit in reversed(limits[1:]):  # in the order in which they were counted: of two at once none waits for the other
         await people.uncount_attempt(connection, limit.key)
+    await people.forget_attempts(connection, limits[0].key)
 
 
 def _hashed(text: str) -> str:
