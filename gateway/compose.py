@@ -181,7 +181,7 @@ def gateway(settings: Settings) -> Gateway:
     documents = {name: _documents(settings, name, types, published) for name in names}
     titles = {one.name: one.title for one in settings.ehrs}
     discovery = {name: found["smart-configuration"] for name, found in documents.items()}
-    shows = web_launcher.Shows(local.clients(found), Faces(pipeline), Visits(pipeline), titles, discovery, settings.public_url)
+    shows = web_launcher.Shows(server.clients, Faces(pipeline), Visits(pipeline), titles, discovery, settings.public_url)
     routers = (
         health.router(needed={"store": _up(database)}, wanted={"cache": cache.ping}),
         oauth.router(server.tokens, server.inspector, server.pushed, server.keys, oauth_edge),
