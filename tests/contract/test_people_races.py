@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from gateway.smart.record import Caller
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.people import totp
-from gateway.smart.server.people.accounts import Attempts, Locked, SignedIn
+from gateway.smart.server.people.accounts import Locked, SignedIn
 from gateway.smart.server.people.factors import Over, Passed, WrongCode
 from gateway.smart.server.people.sessions import Visitor
 from gateway.smart.server.people.verification import Changed, Verified

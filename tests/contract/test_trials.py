@@ -16,8 +16,8 @@ from gateway.smart.record import Caller
 from gateway.smart.server import faults
 from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.people.developers import Developers
-from gateway.smart.server.trial import STANDALONE_WINDOW, Noted, TooManyTrials
-from gateway.smart.server.trials import AT_ONCE, LIFE, Started, Trials, TrialWanted
+from gateway.smart.server.trial import STANDALONE_WINDOW, Noted, Started, TooManyTrials, TrialWanted
+from gateway.smart.server.trials import AT_ONCE, LIFE, Trials
 from gateway.store import oauth_tables, trial_tables, trials
 from gateway.store.base import Database
 from gateway.store.oauth_rows import digest

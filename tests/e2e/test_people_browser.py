@@ -13,8 +13,8 @@ import pytest
 import uvicorn
 from playwright.async_api import Browser, BrowserContext, Page
 
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.people import totp
-from gateway.smart.server.people.accounts import Attempts
 from tests.support import smart
 
 pytestmark = pytest.mark.browser

@@ -13,7 +13,8 @@ import pytest
 
 from gateway.errors import NotSent, Unauthenticated
 from gateway.smart.record import Caller
-from gateway.smart.server.people.accounts import Attempts, Passwords
+from gateway.smart.server.attempts import Attempts
+from gateway.smart.server.people.accounts import Passwords
 from gateway.smart.server.people.factors import FactorLocked
 from gateway.smart.server.people.verification import NoNotifier, Verification, kind_of, tidy
 from gateway.store import known_browsers, people_factors

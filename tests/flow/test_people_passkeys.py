@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from gateway.smart.server.people.accounts import Attempts
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.people.passkeys import Passkeys
 from gateway.store import people_factors
 from tests.support import smart

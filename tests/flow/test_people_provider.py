@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from gateway.smart.http import Http
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.discovery import openid_configuration
-from gateway.smart.server.people.accounts import Attempts
 from gateway.smart.server.people.providers import Provider, ProviderConfig
 from tests.support import smart
 

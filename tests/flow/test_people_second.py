@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.people import totp
-from gateway.smart.server.people.accounts import Attempts
 from gateway.store import people_factors
 from gateway.store.oauth_rows import digest
 from tests.support import smart

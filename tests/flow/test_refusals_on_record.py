@@ -9,8 +9,8 @@ import pytest
 from gateway.audit import AuditRecord
 from gateway.errors import Unavailable
 from gateway.smart.record import Caller
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.clients.own_registration import Policy
-from gateway.smart.server.people.accounts import Attempts
 from tests.support import smart
 
 NEW = "quite another password"

@@ -10,7 +10,8 @@ import httpx
 
 from gateway import local
 from gateway.smart.record import Caller
-from gateway.smart.server.trials import Trials, TrialWanted
+from gateway.smart.server.trial import TrialWanted
+from gateway.smart.server.trials import Trials
 from gateway.store.oauth_rows import ListedPatient
 from tests.support import smart
 from tests.support.smart import APP, PASSWORD, Browser, Pkce

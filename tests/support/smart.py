@@ -29,11 +29,12 @@ from gateway.audit import AuditRecord
 from gateway.local import Ground
 from gateway.portal.faces import Face
 from gateway.seal import Sealer
+from gateway.smart.server.attempts import Attempts
 from gateway.smart.server.clients.jwks import FetchedKeys
 from gateway.smart.server.clients.own_registration import Policy
 from gateway.smart.server.clients.registration import Rules
 from gateway.smart.server.lifetimes import Lifetimes
-from gateway.smart.server.people.accounts import Attempts, Passwords
+from gateway.smart.server.people.accounts import Passwords
 from gateway.smart.server.people.providers import Provider
 from gateway.smart.server.people.verification import Notifier
 from gateway.smart_server import Means, Terms, authorization_server

@@ -25,14 +25,12 @@ from gateway.smart.scopes import CONTEXT_SCOPES, LAUNCH_RIGHT, parse_scope, spli
 from gateway.smart.server.attempts import count, limits_of_trials
 from gateway.smart.server.authorization.launches import Launches, Wanted, with_parameters
 from gateway.smart.server.endpoints import Endpoints
-from gateway.smart.server.faults import FAULTS, Fault, said
-from gateway.smart.server.trial import COOKIE, STANDALONE_WINDOW, Noted, Seen, Started, TooManyTrials, Trial, TrialWanted, Watch
+from gateway.smart.server.faults import FAULTS, said
+from gateway.smart.server.trial import STANDALONE_WINDOW, Noted, Seen, Started, TooManyTrials, Trial, TrialWanted
 from gateway.store import oauth as rows
 from gateway.store import trials as store
 from gateway.store.base import Clock, Database, now
 from gateway.store.oauth_rows import Account, Client, ListedPatient, digest, new_secret
-
-__all__ = ["COOKIE", "FAULTS", "Fault", "Noted", "Seen", "Started", "Trial", "TrialWanted", "Trials", "Watch"]
 
 log = structlog.get_logger("gateway.trials")
 

@@ -15,7 +15,7 @@ from gateway.errors import ConfigError
 from gateway.smart.server.attempts import limits_of_trials
 from gateway.smart.server.authorization.launches import Wanted
 from gateway.smart.server.faults import FAULTS
-from gateway.smart.server.trials import Trial, TrialWanted
+from gateway.smart.server.trial import Trial, TrialWanted
 from gateway.store import oauth as rows
 from gateway.store import oauth_tables, people_factors
 from gateway.store import trials as trial_store

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.smart.server.people.accounts import Attempts
+from gateway.smart.server.attempts import Attempts
 from tests.support import smart
 from tests.support.pages_scene import Running
 
