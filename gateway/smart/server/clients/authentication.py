@@ -3,6 +3,7 @@
 One road for all of them: `presented` reads what a request says of its sender, `ClientAuthentication` reads what is known about that client, and
 `ClientCore` (Authlib's core, pure) lets it pass by the method that it registered, or not. The client's signature is judged in `assertion`, its keys
 come from `jwks`. What a client may do with its own registration it shows by another token (RFC 7592): `bearer` and `manages`.
+Whom an access token speaks for is another question, which `token.authenticator` answers.
 
 Overrides: AUTHLIB-E4 (client authentication methods).
 """
