@@ -433,7 +433,10 @@ async def _forget(connection: AsyncConnection, table: Table, condition: ColumnEl
 
 
 async def empty_grants(connection: AsyncConnection, before: datetime, *, after: str = "", most: int = 1000) -> tuple[str, ...]:
-    """Grants from before that moment without any code or token that is still kept: nothing can come of them any more. By id, those `after` one."""
+    """Grants from before that moment without any code or token that is still kept: nothing can come of them any more. By id, those `after` one.
+
+    The newest of a client that registered itself is kept: it says that somebody let that client in once (`registrations.waiting`).
+    """
     empty = select(t.grant.c.id).where(t.grant.c.id > after, t.grant.c.created_at < before, *_EMPTY)
     return tuple((await connection.execute(empty.order_by(t.grant.c.id).limit(most))).scalars())
 
@@ -443,4 +446,8 @@ async def forget_grants(connection: AsyncConnection, grant_ids: Sequence[str]) -
     await connection.execute(delete(t.grant).where(t.grant.c.id.in_(grant_ids), *_EMPTY))
 
 
-_EMPTY = [~select(table.c.hash).where(table.c.grant_id == t.grant.c.id).exists() for table in (t.code, t.access_token, t.refresh_token)]
+_newer, _by_itself = t.grant.alias(), select(t.client.c.id).where(t.client.c.id == t.grant.c.client_id, t.client.c.registration_hash != "").exists()
+_EMPTY = (
+    *(~select(table.c.hash).where(table.c.grant_id == t.grant.c.id).exists() for table in (t.code, t.access_token, t.refresh_token)),
+    ~_by_itself | select(_newer.c.id).where(_newer.c.client_id == t.grant.c.client_id, _newer.c.created_at > t.grant.c.created_at).exists(),
+)

@@ -64,9 +64,9 @@ def _value(column: Column[Any], text: str, at: datetime) -> Any:
     return text
 
 
-async def _fill(database: Database, table: Table, text: str = "x", at: datetime = ANCIENT) -> None:
+async def _fill(database: Database, table: Table, text: str = "x", at: datetime = ANCIENT, **more: str) -> None:
     """A row in which every word is the same, and every moment."""
-    values = {column.name: _value(column, "x" if column.foreign_keys else text, at) for column in table.c}
+    values = {column.name: _value(column, "x" if column.foreign_keys else text, at) for column in table.c} | more
     async with database.write() as connection:
         await connection.execute(insert(table).values(**values))
 
@@ -80,8 +80,9 @@ async def test_every_table_has_an_end(database: Database):
     """Old rows are gone where they end by themselves; of each other table it is said why it does not grow with what strangers send."""
     found = schema.tables().tables
     assert set(found) == ENDS | KEPT.keys()
-    for table in (people_tables.account, oauth_tables.client, oauth_tables.grant):
+    for table in (people_tables.account, oauth_tables.grant):
         await _fill(database, table)
+    await _fill(database, oauth_tables.client, registration_hash="")
     for name in sorted(ENDS - {"oauth_grant"}):
         await _fill(database, found[name])
     await worker.forget(database, MOMENT)
@@ -98,6 +99,17 @@ async def test_what_is_in_force_stays(database: Database):
         await _fill(database, found[name], at=MOMENT + timedelta(minutes=1))
     await worker.forget(database, MOMENT)
     assert {name: await _count(database, found[name]) for name in ENDS} == dict.fromkeys(ENDS, 1) | {"oauth_grant": 2}
+
+
+async def test_of_a_client_that_registered_itself_the_newest_grant_stays(database: Database):
+    """It says that somebody let that client in: what waits for the operator, and was never let in, is forgotten after a month."""
+    await _fill(database, oauth_tables.client, "own")
+    await _fill(database, oauth_tables.client, "ours", registration_hash="")
+    for number, client_id in ((1, "own"), (2, "own"), (1, "ours"), (2, "ours")):
+        await _fill(database, oauth_tables.grant, client_id, ANCIENT + timedelta(days=number), id=f"{client_id} {number}")
+    await worker.forget(database, MOMENT)
+    async with database.read() as connection:
+        assert list((await connection.execute(select(oauth_tables.grant.c.id))).scalars()) == ["own 2"]
 
 
 async def test_a_stranger_s_rows_are_forgotten_few_at_a_time(database: Database):

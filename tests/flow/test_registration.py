@@ -227,6 +227,10 @@ async def test_who_waits_for_a_month_is_forgotten(at):
         assert (await dev.manage("PUT", used, sent)).json()["approval"] == "pending"
         await dev.server.public_app("ours")
         dev.server.clock.forward(29 * 86400)
+        moment = dev.server.clock()
+        async with dev.server.database.write() as connection:  # of what people gave, no token is left
+            await rows.prune(connection, now=moment, kept_until=moment, idle_since=moment)
+            await rows.forget_grants(connection, await rows.empty_grants(connection, moment))
         assert await dev.server.clients.prune() == 0
         sent = {"client_id": changed["client_id"], **APP, "client_name": "Another"}
         assert (await dev.manage("PUT", changed, sent)).status_code == 200
