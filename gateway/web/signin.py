@@ -158,7 +158,8 @@ class _SignIn:
 
     async def _begin(self, request: Request, asked: Destination, passed: Passed) -> Response:
         people = self._edge.people
-        secret = await self._doors.sessions.begin(passed.account, replaces=people.session_secret(request), method=passed.method)
+        replaces = people.session_secret(request)
+        secret = await self._doors.sessions.begin(passed.account, replaces=replaces, method=passed.method, passkey=passed.passkey)
         if not secret:
             return self._form(request, asked, status=403, problem="over")
         response = see(asked.path)

@@ -142,6 +142,22 @@ async def test_an_answer_of_a_passkey_counts_once(server):
     assert sum(isinstance(one, Passed) for one in found) == 1
 
 
+@pytest.mark.parametrize("how", ["taken away", "all access ended", "reset by the operator"])
+async def test_a_passkey_that_is_gone_begins_no_session(server, how):
+    """Its answer was judged just before; a session of it would outlive what she did against it."""
+    device, who = Authenticator(smart.PUBLIC_URL, "gateway.test"), await visitor(server)
+    secret = await server.passkeys.add(who, device.make(_options(await server.passkeys.adding(who))), "key", CALLER)
+    judged = await server.passkeys.sign_in("browser", device.use(_options(await server.passkeys.signing_in("browser"))), CALLER)
+    who = await server.sessions.current(secret)
+    if how == "taken away":
+        await server.passkeys.remove(who, judged.passkey, CALLER)
+    elif how == "all access ended":
+        await server.endings.end_all(who, CALLER)
+    else:
+        await server.factors.reset(who.account)
+    assert await server.sessions.begin(judged.account, method=judged.method, passkey=judged.passkey) == ""
+
+
 async def test_one_counter_signs_in_once(server):
     """Two answers with the same count, to two questions: a key and its copy."""
     device, who = Authenticator(smart.PUBLIC_URL, "gateway.test"), await visitor(server)

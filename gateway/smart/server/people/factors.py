@@ -49,10 +49,11 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """Somebody may sign in. `method` is how, as `WebSession` lists it."""
+    """Somebody may sign in. `method` is how, as `WebSession` lists it; `passkey`: the hash of the one that was used, or ""."""
 
     account: Account
     method: str
+    passkey: str = ""
 
 
 @dataclass(frozen=True, slots=True)

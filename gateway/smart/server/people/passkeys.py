@@ -127,13 +127,13 @@ class Passkeys:
             account = await people.account(connection, key.account_id) if key else None
             count_now = _judged(self._used, answer, challenge, key) if key else None
             right = key is not None and count_now is not None and await people_factors.use_passkey(connection, key.hash, count=count_now, at=moment)
-            if not right or account is None or account.disabled_at is not None:
+            if not right or key is None or account is None or account.disabled_at is not None:
                 event = Event(account.ehr if account else "", caller, moment, account=account)
                 await self._record_in(connection, event.record("login", 403, reason="passkey-wrong"))
                 return WrongCode()
             await forgive(connection, limits)
             await self._record_in(connection, Event(account.ehr, caller, moment, account=account).record("login", 303, detail="passkey"))
-            return Passed(account, "passkey")
+            return Passed(account, "passkey", key.hash)
 
     async def remove(self, visitor: Visitor, hash_: str, caller: Caller) -> str:
         """Take one away. The session's new secret, or "" when it is none of hers."""

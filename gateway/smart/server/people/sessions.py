@@ -76,8 +76,8 @@ class Sessions:
         self._database, self._record_in, self._developers = database, record_in, frozenset(developers)
         self._lives, self._clock = lives or SessionLives(), clock
 
-    async def begin(self, account: Account, *, replaces: str = "", method: str = "password") -> str:
-        """The secret of a new session, or "" when the account is not any more what was judged: another password, or closed.
+    async def begin(self, account: Account, *, replaces: str = "", method: str = "password", passkey: str = "") -> str:
+        """The secret of a new session, or "" when the account is not any more what was judged: another password, closed, or without that `passkey`.
 
         `replaces` is the one that the browser had until now; the same person goes on with the same record.
         """
@@ -85,6 +85,8 @@ class Sessions:
         async with self._database.write() as connection:
             if not await people.hold_account(connection, account):
                 return ""  # else a sign-in with the old password, judged before it was replaced, would outlive it
+            if passkey and await people_factors.passkey(connection, passkey) is None:
+                return ""  # likewise with one that she took away
             before = await people.web_session(connection, digest(replaces)) if replaces else None
             patient = before.patient if before and before.account_id == account.id else ""
             if before and before.account_id != account.id:
