@@ -341,7 +341,7 @@ CROSSING: dict[str, Callable[[smart.Smart, Visitor, str], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)  # SQLite has one writer at a time
-@pytest.mark.parametrize("name", ["exchange", *CROSSING])
+@pytest.mark.parametrize("name", ["exchange", "exchange, by the client", *CROSSING])
 async def test_what_touches_several_of_hers_goes_by_the_account(server, name):
     """Two that end or give something of one person take their turns: else each has a row that the other wants, and PostgreSQL ends one of them."""
     await server.person("bob")
@@ -350,14 +350,14 @@ async def test_what_touches_several_of_hers_goes_by_the_account(server, name):
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
     secret = await server.sessions.begin(account)
     visitor = await server.sessions.current(secret)
-    work = smart.exchange(browser.http, form) if name == "exchange" else CROSSING[name](server, visitor, secret)
+    work = CROSSING[name](server, visitor, secret) if name in CROSSING else smart.exchange(browser.http, form)
     async with server.database.write() as connection:
-        await people.lock_account(connection, account.id)
+        await (rows.lock_client(connection, "app") if "client" in name else people.lock_account(connection, account.id))
         task = asyncio.ensure_future(work)
         assert not (await asyncio.wait({task}, timeout=0.2))[0]
         await rows.end_access(connection, server.clock(), "test", account_id=account.id)
     done = await task
-    assert name != "exchange" or done.json()["error"] == "invalid_grant"
+    assert name in CROSSING or done.json()["error"] == "invalid_grant"
 
 
 async def _as_another(server: smart.Smart, secret: str) -> str:

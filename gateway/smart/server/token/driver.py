@@ -121,8 +121,9 @@ class TokenDriver:
         patient = snapshot.grant.patient if snapshot.grant else ""
         said = [_SAID[type(effect)] for effect in decided.effects if type(effect) in _SAID]
         async with self._database.write() as connection:
-            if snapshot.code and snapshot.account:  # before any grant of hers, as all do who end several: none waits for the other
-                await people.account_held(connection, snapshot.account.id)
+            if snapshot.code and snapshot.grant:  # before any grant, as all do who end several: none waits for the other
+                await rows.hold_client(connection, snapshot.grant.client_id)
+                await people.account_held(connection, snapshot.grant.account_id)
             for effect in sorted(decided.effects, key=lambda effect: _ORDER.index(type(effect))):
                 if not await _apply(connection, effect, snapshot):
                     raise _LostError
