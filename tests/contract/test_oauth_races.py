@@ -128,7 +128,7 @@ REUSED: dict[str, tuple[bool, Callable[[_Both], list[Awaitable[Any]]]]] = {
 
 @dataclass
 class _Both:
-    """Two servers on one store, and a family whose first refresh token was replaced an hour ago; nobody used yet what replaced it."""
+    """Two servers on one store, and a family whose first refresh token was replaced minutes ago; nobody used yet what replaced it."""
 
     servers: tuple[smart.Smart, smart.Smart]
     https: tuple[httpx.AsyncClient, httpx.AsyncClient]
@@ -160,28 +160,33 @@ class _Both:
         return False
 
 
-@pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
-@pytest.mark.parametrize("name", REUSED)
-async def test_a_disputed_family_at_two_servers(server, name):
+@pytest.mark.postgres
+async def test_a_disputed_family_at_two_servers(postgres_url):
     """ATK-O13: whatever comes at once, at most one refresh token lives; who only lost an answer keeps the family; what has ended gives nothing."""
-    other = smart.Smart(Database(server.database.url), clock=server.clock)
-    https = (smart.Browser(server.app()).http, smart.Browser(other.app()).http)
-    old = await smart.launch(smart.Browser(server.app()), SCOPE)
-    new = (await smart.exchange(https[0], {"grant_type": "refresh_token", "refresh_token": old["refresh_token"], "client_id": "app"})).json()
-    (grant,) = await _grants(server)
-    server.clock.forward(3000)
-    both, (ends, work) = _Both((server, other), https, old, new, grant.id), REUSED[name]
-    told = [one.json() for one in await asyncio.gather(*work(both)) if isinstance(one, httpx.Response) and one.status_code == 200]
-    given = [one for one in told if "access_token" in one]
-    assert len(given) <= 1
-    async with server.database.read() as connection:
-        states = (await connection.execute(select(tables.refresh_token.c.state))).scalars().all()
-    assert states.count("active") <= 1
-    (after,) = await _grants(server)
-    assert (after.revoked_at is not None) is ends
-    if ends:
-        assert [await both.works(one) for one in (old, new, *given)] == [False] * (2 + len(given))
-    await other.database.close()
+    async with smart.smart_server(postgres_url) as server:
+        await server.public_app()
+        await server.person()
+        other, browser = smart.Smart(Database(postgres_url), clock=server.clock), smart.Browser(server.app())
+        https, known = (browser.http, smart.Browser(other.app()).http), set[str]()
+        for name, (ends, work) in REUSED.items():
+            old = await smart.launch(browser, SCOPE)
+            new = (await smart.exchange(https[0], {"grant_type": "refresh_token", "refresh_token": old["refresh_token"], "client_id": "app"})).json()
+            (grant,) = (one.id for one in await _grants(server) if one.id not in known)
+            known.add(grant)
+            server.clock.forward(600)
+            both = _Both((server, other), https, old, new, grant)
+            told = [one.json() for one in await asyncio.gather(*work(both)) if isinstance(one, httpx.Response) and one.status_code == 200]
+            given = [one for one in told if "access_token" in one]
+            assert len(given) <= 1, name
+            async with server.database.read() as connection:
+                table = tables.refresh_token
+                states = (await connection.execute(select(table.c.state).where(table.c.grant_id == grant))).scalars().all()
+            assert states.count("active") <= 1, name
+            (ended,) = (one.revoked_at is not None for one in await _grants(server) if one.id == grant)
+            assert ended is ends, name
+            if ends:
+                assert [await both.works(one) for one in (old, new, *given)] == [False] * (2 + len(given)), name
+        await other.database.close()
 
 
 async def test_an_assertion_is_used_once(server):
@@ -340,24 +345,38 @@ CROSSING: dict[str, Callable[[smart.Smart, Visitor, str], Awaitable[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)  # SQLite has one writer at a time
-@pytest.mark.parametrize("name", ["exchange", "exchange, by the client", *CROSSING])
-async def test_what_touches_several_of_hers_goes_by_the_account(server, name):
-    """Two that end or give something of one person take their turns: else each has a row that the other wants, and PostgreSQL ends one of them."""
-    await server.person("bob")
+ON_POSTGRES = pytest.mark.parametrize("server", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
+"""SQLite has one writer at a time anyway."""
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("of", ["account", "client"])
+async def test_an_exchange_waits_for_an_end_to_all(server, of):
+    """It may end an unsettled family too: else each of the two has a grant that the other wants, and PostgreSQL ends one of them."""
     account, browser, pkce = await server.accounts.named("ann"), smart.Browser(server.app()), smart.Pkce()
     code = await smart.code_for(browser, smart.asking(scope=SCOPE, pkce=pkce))
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": smart.APP, "code_verifier": pkce.verifier, "client_id": "app"}
-    secret = await server.sessions.begin(account)
-    visitor = await server.sessions.current(secret)
-    work = CROSSING[name](server, visitor, secret) if name in CROSSING else smart.exchange(browser.http, form)
     async with server.database.write() as connection:
-        await (rows.lock_client(connection, "app") if "client" in name else people.lock_account(connection, account.id))
-        task = asyncio.ensure_future(work)
-        assert not (await asyncio.wait({task}, timeout=0.2))[0]
+        await (rows.lock_client(connection, "app") if of == "client" else people.lock_account(connection, account.id))
+        exchange = asyncio.create_task(smart.exchange(browser.http, form))
+        assert not (await asyncio.wait({exchange}, timeout=0.1))[0]
         await rows.end_access(connection, server.clock(), "test", account_id=account.id)
-    done = await task
-    assert name in CROSSING or done.json()["error"] == "invalid_grant"
+    assert (await exchange).json()["error"] == "invalid_grant"
+
+
+@ON_POSTGRES
+async def test_what_touches_several_of_hers_goes_by_the_account(server):
+    """Two that end things of one person take their turns, as an exchange does."""
+    await server.person("bob")
+    account = await server.accounts.named("ann")
+    secrets = [await server.sessions.begin(account) for _ in CROSSING]
+    visitors = [await server.sessions.current(one) for one in secrets]
+    async with server.database.write() as connection:
+        await people.lock_account(connection, account.id)
+        ends = {name: asyncio.ensure_future(end(server, *mine)) for (name, end), *mine in zip(CROSSING.items(), visitors, secrets, strict=True)}
+        await asyncio.wait(ends.values(), timeout=0.1)
+        assert [name for name, end in ends.items() if end.done()] == []
+    await asyncio.gather(*ends.values())
 
 
 async def _as_another(server: smart.Smart, secret: str) -> str:

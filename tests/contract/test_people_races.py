@@ -23,6 +23,8 @@ from tests.support.passkey import Authenticator
 
 PARALLEL = 6
 CALLER = Caller()
+ONE_STORE = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+"""Where nothing happens at once: the order counts, and not the store."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -92,6 +94,7 @@ async def test_tries_at_once_are_all_counted(server):
     assert len([one for one in server.records if one.reason == "factor-wrong"]) == 5
 
 
+@ONE_STORE
 async def test_an_old_password_goes_no_further(server):
     """ATK-O19: judged before the password was replaced, it does not even lead to the second factor."""
     _, codes = await enrolled(server)
@@ -101,6 +104,7 @@ async def test_an_old_password_goes_no_further(server):
     assert isinstance(await server.factors.sign_in("browser", codes[0], CALLER), Over)
 
 
+@ONE_STORE
 @pytest.mark.parametrize("how", ["changed", "removed"])
 async def test_a_code_at_an_old_address_counts_no_more(server, how):
     """She leaves a mailbox that somebody else reads: what was sent there for a new password is worth nothing from then on."""
@@ -122,6 +126,7 @@ async def _confirmed(server: smart.Smart, who: Visitor, address: str) -> str:
     return found.secret
 
 
+@ONE_STORE
 async def test_an_address_that_may_not_try_any_more_locks_nobody(server):
     """C1, brute force: what is refused for its address does not count against the names that it gives, however many."""
     server.accounts._attempts = Attempts(of_name=3, of_address=4)
@@ -142,6 +147,7 @@ async def test_an_answer_of_a_passkey_counts_once(server):
     assert sum(isinstance(one, Passed) for one in found) == 1
 
 
+@ONE_STORE
 @pytest.mark.parametrize("how", ["taken away", "all access ended", "reset by the operator"])
 async def test_a_passkey_that_is_gone_begins_no_session(server, how):
     """Its answer was judged just before; a session of it would outlive what she did against it."""

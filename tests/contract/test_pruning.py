@@ -48,6 +48,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite+aiosqlite:///{tmp_path}/store.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
+ONE_STORE = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Database]:
     """An empty store as the gateway makes it."""
@@ -112,6 +115,7 @@ async def test_of_a_client_that_registered_itself_the_newest_grant_stays(databas
         assert list((await connection.execute(select(oauth_tables.grant.c.id))).scalars()) == ["own 2"]
 
 
+@ONE_STORE
 async def test_a_stranger_s_rows_are_forgotten_few_at_a_time(database: Database):
     """However many there are: on SQLite everybody who writes waits for each transaction."""
     for number in range(5):
@@ -142,6 +146,7 @@ async def test_nobody_waits_for_it(postgres_url: str):
     await database.close()
 
 
+@ONE_STORE
 async def test_an_assertion_that_was_forgotten_elsewhere_too_early_is_none(url: str):
     """ATK-O23: a process whose clock is ahead forgets what is over; at one whose clock is behind, the assertion still does not count again."""
     async with smart.smart_server(url) as server:
@@ -155,6 +160,7 @@ async def test_an_assertion_that_was_forgotten_elsewhere_too_early_is_none(url: 
         assert (await smart.exchange(http, form)).json()["error"] == "invalid_client"
 
 
+@ONE_STORE
 async def test_a_code_used_twice_is_seen_after_pruning(url: str):
     """ATK-O6: the grant of a code, and what it gave, are still there to be ended."""
     async with smart.smart_server(url) as server:
