@@ -28,6 +28,7 @@ from gateway.api import trials as api_trials
 from gateway.api.asgi import Limits, client_address
 from gateway.api.fhir import Edge, FhirFacade
 from gateway.cache.cache import Cache, NoCache
+from gateway.cache.circle import Circle
 from gateway.cache.memory import Held, MemoryStore, single_process_lock
 from gateway.cache.policy import Lives
 from gateway.cache.store import CacheStore
@@ -320,16 +321,22 @@ def _cache(found: State) -> tuple[Cache | NoCache, Held | None]:
     settings = found.settings
     if settings.redis:
         from gateway.cache.redis import RedisStore  # noqa: PLC0415  # its library is dear, and a single process needs no Redis
+        from gateway.cache.redis_board import RedisBoard  # noqa: PLC0415
 
-        return _over(RedisStore(settings.redis), found, found.seals), None
+        store = RedisStore(settings.redis)
+        circle = Circle(RedisBoard(store, quiet=settings.coherence / 2), found.database, coherence=settings.coherence)
+        return _over(store, found, found.seals, circle), None
     if settings.cache_bytes == 0:
         return NoCache(), None
     lock = single_process_lock(settings.data_dir / "memory-cache.lock")
     return _over(MemoryStore(settings.cache_bytes), found, Plain()), lock  # what stays in this process needs no seal
 
 
-def _over(store: CacheStore, found: State, seals: Seals) -> Cache:
-    return Cache(store, found.database, sealer=seals, coherence=found.settings.coherence)
+def _over(store: CacheStore, found: State, seals: Seals, circle: Circle | None = None) -> Cache:
+    settings = found.settings
+    return Cache(
+        store, found.database, sealer=seals, coherence=settings.coherence, circle=circle, process_bytes=settings.process_cache_bytes if circle else 0
+    )
 
 
 def _lives(settings: Settings) -> Mapping[str, Lives]:

@@ -1,4 +1,4 @@
-"""The cache: a store that may fail at any time, kept coherent by rows in the database.
+"""The cache: a store that may fail at any time, kept coherent by rows in the database; and before it what this process remembers itself.
 
 The promise: no request that starts after a write was answered gets what was cached before that write, in any process, whatever happens to Redis.
 
@@ -7,6 +7,10 @@ confirms the second renewal, every cached answer that knew the old generations i
 stopped, cut off), the row stays and the write's answer waits for `coherence`. Every process reads the rows twice in that time and goes around
 the cache for the names in them; one that could not read them for `coherence` goes around the cache for everything.
 
+What a process remembers (`circle`, `remembered`) is under the same rows, with a short cut: the write's answer waits until each other process has
+said that it forgot, at most for `coherence`. So a row is struck out only when the deletion is confirmed and, besides, everybody has forgotten or
+the row has been there for `coherence`.
+
 A write whose answer was lost, or whose process died, may take effect at the EHR after the second renewal. Its row stays for `abandoned`, in
 which everybody goes around the cache for its names; then whoever finds it renews once more and strikes it out.
 """
@@ -14,19 +18,22 @@ which everybody goes around the cache for its names; then whoever finds it renew
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
 import structlog
 import zstandard
 
+from gateway.cache.circle import Circle, Others
 from gateway.cache.counts import Counts
 from gateway.cache.keys import Ask, generation_names, key, widened
+from gateway.cache.remembered import Remembered
 from gateway.cache.store import CacheStore
 from gateway.errors import FhirError, Unavailable
 from gateway.seal import SealBroken, Seals
@@ -44,10 +51,13 @@ _MARGIN: Final = 0.05
 """Seconds that a writer waits beyond `coherence`: clocks of two machines do not run alike."""
 _RETRY: Final = 0.1
 _MANY: Final = 1000
-"""Names that one process may owe before it owes all of those EHRs instead; and keys of refused answers whose deletion it owes."""
+"""Names that one process may owe before it owes all of those EHRs instead."""
 _TELL: Final = 60.0
 """Seconds between two lines of the log about how often the cache answered."""
 _RAW, _ZSTD = b"\x00", b"\x01"
+_UNTIL: Final = struct.Struct(">d")
+_OVERHEAD: Final = 600
+"""Bytes that an answer costs in this process besides itself, its key and what was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +66,28 @@ class Looked:
 
     key: str
     value: bytes | None
+    ask: Ask | None = field(default=None, compare=False, repr=False)
+    mark: int = field(default=0, compare=False, repr=False)  # of this process's memory, before anything was read
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """A write's row, its names, and who else may remember something, as of `since` (monotonic)."""
+
+    row: str
+    names: tuple[str, ...]
+    others: Others
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """Renewals that the store has not confirmed yet, and the rows that stand for them."""
+    """Renewals that the store has not confirmed yet, and the rows that stand for them; since when all of the names are in rows."""
 
     ids: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
+    others: bool = False
+    since: float = float("-inf")
 
 
 class Cache:
@@ -71,18 +95,33 @@ class Cache:
 
     `abandoned`: seconds after which the intent of a write that never ended counts as a crash; a write ends sooner. Call `recover` at the start
     and keep `run` running: without it every look-up goes around the cache.
+
+    `circle` where several processes share the store: this one remembers up to `process_bytes` of answers itself. Without one it is the only
+    process, whose store is its memory.
     """
 
-    def __init__(self, store: CacheStore, database: Database, *, sealer: Seals, coherence: float = 1.0, abandoned: float = 60.0) -> None:
+    def __init__(
+        self,
+        store: CacheStore,
+        database: Database,
+        *,
+        sealer: Seals,
+        coherence: float = 1.0,
+        abandoned: float = 60.0,
+        circle: Circle | None = None,
+        process_bytes: int = 0,
+    ) -> None:
         self._store, self._database, self._sealer = store, database, sealer
         self._coherence, self._abandoned = coherence, timedelta(seconds=abandoned)
-        self.counts = Counts()
+        self._circle = circle
+        self._near: Remembered[Ask, tuple[str, bytes]] | None = circle.memory(process_bytes) if circle and process_bytes else None
+        self.counts = circle.counts if circle else Counts()
         self._zstd = _Zstd()
         self._polled = float("-inf")  # when the last successful poll began
         self._pending = frozenset[str]()  # names in the rows, as of then
         self._busy = Counter[str]()  # names that writes of this process touch now
         self._mine: set[str] = set()  # their rows
-        self._refused: dict[str, None] = {}  # keys whose deletion the store has not confirmed, oldest first
+        self._seen: dict[str, float] = {}  # rows of the last poll, and when each was first seen here
         self._owed = _Owed()
         self._settling = asyncio.Lock()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -92,32 +131,59 @@ class Cache:
 
     async def look(self, ask: Ask) -> Looked:
         """What is kept for this ask, whose right to it was decided before. Never raises: a store that fails is a miss."""
+        near, mark = self._near, 0
+        if near is not None and self._circle is not None:
+            mark = near.mark
+            if self._circle.trusted and (found := near.get(ask)) is not None:
+                self.counts.add("found-process")
+                return Looked(*found, ask, mark)
         wanted = generation_names(ask)
         if why_not := self._why_not(wanted):
             return self._around(why_not)
         generations = await self._store.generations(wanted)
         if generations is None:
             return self._around("down")
-        place = key(ask, generations)
-        value = await self._get(place)
-        self.counts.add("found-nothing" if value is None else "found-shared")
-        return Looked(place, value)
+        looked = Looked(key(ask, generations), None, ask, mark)
+        value, until = await self._get(looked.key)
+        if value is None:
+            self.counts.add("found-nothing")
+            return looked
+        self.counts.add("found-shared")
+        self._remember(looked, wanted, value, until)
+        return replace(looked, value=value)
 
     def _around(self, why: str) -> Looked:
         self.counts.add(f"around-{why}")
         return Looked("", None)
 
-    async def fill(self, key: str, value: bytes, life: float) -> None:
-        """Keep an answer for `life` seconds under the key of the look-up that missed, made before the answer was fetched."""
-        if key and life > 0 and len(value) <= LARGEST:
-            await self._store.put(key, self._sealer.seal(self._zstd.pack(value), _context(key)), life)
+    async def fill(self, looked: Looked, value: bytes, life: float, *, fresh: float | None = None) -> None:
+        """Keep an answer for `life` seconds where the look-up missed it that was made before the answer was fetched.
 
-    async def forget(self, key: str) -> None:
-        """Never give again what is kept under the key of a look-up: the EHR refused it to this caller."""
-        if not await self._store.renew((key,)):
-            self._refused[key] = None
-            while len(self._refused) > _MANY:
-                del self._refused[next(iter(self._refused))]
+        `fresh`: how many of them this process may give it from its own memory; after that the store has it, for who takes an old one.
+        """
+        if not looked.key or looked.ask is None or life <= 0 or len(value) > LARGEST:
+            return
+        until = time.time() + (life if fresh is None else fresh)
+        self._remember(looked, generation_names(looked.ask), value, until)
+        packed = _UNTIL.pack(until) + self._zstd.pack(value)
+        await self._store.put(looked.key, self._sealer.seal(packed, _context(looked.key)), life)
+
+    def _remember(self, looked: Looked, names: Sequence[str], value: bytes, until: float) -> None:
+        if self._near is None or self._circle is None or looked.ask is None:
+            return
+        self._circle.wanted = True
+        if self._circle.trusted:
+            size = len(value) + len(looked.key) + sum(map(len, (*names, looked.ask.constraint, looked.ask.interaction))) + _OVERHEAD
+            self._near.put(looked.ask, (looked.key, value), size=size, names=(*names, looked.key), mark=looked.mark, until=until)
+
+    async def forget(self, looked: Looked) -> None:
+        """Do not give again what is kept where this look-up looked, as far as it can be reached: the EHR refused it to this caller."""
+        if self._near is not None and looked.ask is not None:
+            self._near.forget(looked.ask)
+        if looked.key:
+            if self._circle:
+                self._circle.tell((looked.key,))
+            await self._store.renew((looked.key,))
 
     def _why_not(self, wanted: Sequence[str]) -> str:
         """Why what the store says about these names cannot be trusted now; "" when it can be."""
@@ -125,21 +191,20 @@ class Cache:
             return "incoherent"
         return "pending" if any(name in self._pending or name in self._busy for name in wanted) else ""
 
-    async def _get(self, place: str) -> bytes | None:
-        if place in self._refused:
-            del self._refused[place]
-            await self.forget(place)
-            return None
+    async def _get(self, place: str) -> tuple[bytes | None, float]:
+        """The value, and until when (epoch seconds) it may be remembered."""
         sealed = await self._store.get(place)
         if sealed is None:
-            return None
+            return None, 0.0
         try:
-            return self._zstd.unpack(self._sealer.open(sealed, _context(place)))
-        except (SealBroken, zstandard.ZstdError, ValueError):  # FAULT-R5: poisoned, cut, or sealed with a lost key
+            packed = self._sealer.open(sealed, _context(place))
+            (until,) = _UNTIL.unpack_from(packed)
+            return self._zstd.unpack(packed[_UNTIL.size :]), until
+        except (SealBroken, zstandard.ZstdError, ValueError, struct.error):  # FAULT-R5: poisoned, cut, or sealed with a lost key
             log.warning("cache-value-broken")
             self.counts.add("broken")
             await self._store.renew((place,))
-            return None
+            return None, 0.0
 
     # Writing -------------------------------------------------------------------------------------------------------------------
 
@@ -165,34 +230,44 @@ class Cache:
             known = True
             raise
         finally:
-            await self._to_the_end(self._finish(intent, wanted, known=known))
+            await self._to_the_end(self._finish(intent, known=known))
 
-    async def _intend(self, wanted: tuple[str, ...]) -> str:
+    async def _intend(self, wanted: tuple[str, ...]) -> _Intent:
         async with self._database.write() as connection:
-            intent = await invalidation.add(connection, wanted)
-        self._mine.add(intent)
+            row = await invalidation.add(connection, wanted)
+        self._mine.add(row)
         self._busy.update(wanted)
+        self._drop(wanted)
         try:
+            others = await self._circle.others() if self._circle else Others()
+            intent = _Intent(row, wanted, others, time.monotonic())
             await self._store.renew(wanted)
         except BaseException:  # cancelled before anything was sent: the row is taken for abandoned later
-            self._ended(intent, wanted)
+            self._ended(row, wanted)
             raise
         return intent
 
-    async def _finish(self, intent: str, wanted: tuple[str, ...], *, known: bool) -> None:
+    def _drop(self, wanted: tuple[str, ...]) -> None:
+        if self._circle:
+            self._circle.drop(wanted)
+
+    async def _finish(self, intent: _Intent, *, known: bool) -> None:
         try:
-            confirmed = await self._store.renew(wanted)
+            confirmed = await self._store.renew(intent.names)
             if not known:  # the row stays as after a crash; who sends it again may find it done, and say so at once
                 await asyncio.sleep(self._coherence + _MARGIN)
             elif confirmed:
-                await self._strike(intent)
+                if self._circle:
+                    await self._circle.told(intent.names, intent.others, intent.since)
+                await self._strike(intent.row)
             else:
-                await self._owe(intent, wanted)
+                await self._owe(intent)
         finally:
-            self._ended(intent, wanted)
+            self._drop(intent.names)
+            self._ended(intent.row, intent.names)
 
-    def _ended(self, intent: str, wanted: tuple[str, ...]) -> None:
-        self._mine.discard(intent)
+    def _ended(self, row: str, wanted: tuple[str, ...]) -> None:
+        self._mine.discard(row)
         self._busy.subtract(wanted)
         for name in wanted:
             if not self._busy[name]:
@@ -208,17 +283,18 @@ class Cache:
             return False
         return True
 
-    async def _owe(self, intent: str, wanted: tuple[str, ...]) -> None:
+    async def _owe(self, intent: _Intent) -> None:
         """The store did not confirm: leave a row for all that this process owes, and wait until it is paid or known everywhere."""
         async with self._settling:
-            owed = _Owed((*self._owed.ids, intent), _few(self._owed.names.union(wanted)))
-            self._owed = owed
+            before = self._owed
+            names, others = _few(before.names.union(intent.names)), before.others or bool(intent.others)
+            owed = self._owed = _Owed((*before.ids, intent.row), names, others, max(before.since, intent.since))
             try:
                 async with self._database.write() as connection:
                     # One row for all, with a new id, so that who renews for the old row cannot strike out what came after.
                     row = await invalidation.add(connection, owed.names, settled=True)
                     await invalidation.remove(connection, *owed.ids)
-                self._owed = _Owed((row,), owed.names)
+                self._owed = replace(owed, ids=(row,))
             except Unavailable:  # the intent is still there; who cannot read it goes around the cache for everything
                 log.warning("intent-not-settled")
         until = time.monotonic() + self._coherence + _MARGIN
@@ -229,12 +305,14 @@ class Cache:
             await asyncio.sleep(min(_RETRY, left))
 
     async def _settle(self) -> bool:
-        """Pay what is owed, if the store takes it. True when nothing is owed any more."""
+        """Pay what is owed, if the store takes it and everybody who remembers must know. True when nothing is owed any more."""
         if self._settling.locked():
             return False
         async with self._settling:
             owed = self._owed
             if owed.names and not await self._store.renew(tuple(owed.names)):
+                return False
+            if owed.others and time.monotonic() < owed.since + self._coherence + _MARGIN:
                 return False
             if not owed.ids or await self._strike(*owed.ids):
                 self._owed = _Owed()
@@ -256,6 +334,12 @@ class Cache:
 
     async def run(self) -> None:
         """Poll the intents twice in `coherence` until cancelled. A database that fails is said once; look-ups go around the cache meanwhile."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._watch())
+            if self._circle:
+                both.create_task(self._circle.run())
+
+    async def _watch(self) -> None:
         told = time.monotonic()
         while True:
             began = time.monotonic()
@@ -265,6 +349,8 @@ class Cache:
             try:
                 await self._tend(await self._poll())
                 await self._settle()
+                if self._circle:
+                    await self._circle.tend()
                 self._say(failing=False)
             except Unavailable:
                 self._say(failing=True)
@@ -272,18 +358,26 @@ class Cache:
 
     async def _poll(self) -> Sequence[Pending]:
         began = time.monotonic()  # before the read: a row committed from now on may not be in it
-        rows = await invalidation.pending(self._database.derive)
+        reading = invalidation.pending(self._database.derive), invalidation.members(self._database.derive)
+        rows, members = await asyncio.gather(*reading)
         self._pending = frozenset(name for row in rows for name in row.names)
         self._polled = began
+        self._seen = {row.id: self._seen.get(row.id, began) for row in rows}
+        if self._circle:
+            self._circle.polled(began, self._pending, {one.id: one.out for one in members})
         return rows
 
     async def _tend(self, rows: Sequence[Pending]) -> None:
         """Renew for writes that ended without a confirmation, here or elsewhere, and for those that never ended; strike out what is confirmed."""
         old = now() - self._abandoned
         own = {*self._mine, *self._owed.ids}  # `_finish` and `_settle` see to these
-        due = [row for row in rows if row.id not in own and (row.settled or row.created_at < old)]
+        due = [row for row in rows if row.id not in own and (row.settled or row.created_at < old) and self._is_known(row)]
         if due and await self._store.renew(tuple({name for row in due for name in row.names})):
             await self._strike(*(row.id for row in due))
+
+    def _is_known(self, row: Pending) -> bool:
+        """Whether it has been there so long that everybody who remembers anything has read it."""
+        return self._circle is None or time.monotonic() >= self._seen[row.id] + self._coherence + _MARGIN
 
     def _tell(self) -> None:
         if news := self.counts.news():
@@ -301,6 +395,8 @@ class Cache:
     async def close(self) -> None:
         """Wait for writes that are ending, and give the store's connections back. End `run` before."""
         await asyncio.gather(*self._finishing, return_exceptions=True)
+        if self._circle:
+            await self._circle.leave()
         await self._store.close()
 
 
@@ -315,10 +411,10 @@ class NoCache:
         del ask
         return Looked("", None)
 
-    async def fill(self, key: str, value: bytes, life: float) -> None:
+    async def fill(self, looked: Looked, value: bytes, life: float, *, fresh: float | None = None) -> None:
         """Keep nothing."""
 
-    async def forget(self, key: str) -> None:
+    async def forget(self, looked: Looked) -> None:
         """There is nothing."""
 
     @asynccontextmanager
@@ -343,7 +439,10 @@ class NoCache:
 
 
 def _few(wanted: frozenset[str]) -> frozenset[str]:
-    return wanted if len(wanted) <= _MANY else frozenset(map(widened, wanted))
+    """Whole EHRs instead of many names, and instead of names of an EHR that is among them as a whole."""
+    if len(wanted) > _MANY:
+        return frozenset(map(widened, wanted))
+    return frozenset(name for name in wanted if name == widened(name) or widened(name) not in wanted)
 
 
 def _context(place: str) -> bytes:

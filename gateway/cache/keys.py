@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-RULES = 2
+RULES = 3
 """Raised whenever the meaning of a cached value changes: screening, narrowing, or the shape of what is stored."""
 
 

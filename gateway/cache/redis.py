@@ -45,8 +45,8 @@ class _Link:
 class RedisStore:
     """A CacheStore at a `redis://`, `rediss://` or `unix://` URL. `timeout` bounds each operation in seconds, connecting included.
 
-    The Redis user needs GET, MGET, SET, UNLINK, PING and INFO. Values in Redis are sealed by the caller; the names of generations hold ids of
-    patients as the EHR numbers them, so its memory, logs and network are to be protected like the EHR's.
+    The Redis user needs GET, MGET, SET, UNLINK, PING and INFO, and what `redis_board` needs. Values in Redis are sealed by the caller; the names
+    of generations hold ids of patients as the EHR numbers them, so its memory, logs and network are to be protected like the EHR's.
     """
 
     def __init__(self, url: str, *, timeout: float = 0.1, breaker: Breaker | None = None) -> None:
@@ -79,6 +79,18 @@ class RedisStore:
     async def renew(self, names: Sequence[str]) -> bool:
         """Delete these. True when Redis confirmed it. Tried while the breaker is open too: a write that is not confirmed has to wait."""
         return bool(names) and await self._do(self._unlink, names) is not None
+
+    async def publish(self, channel: str, message: bytes) -> bool:
+        """Hand a message over. True when Redis took it. Tried while the breaker is open too, as `renew`."""
+        return await self._do(self._publish, channel, message) is not None
+
+    async def connection(self) -> AbstractConnection | None:
+        """A connection for the caller alone, who closes it; None when Redis does not answer."""
+        try:
+            async with Deadline(self._timeout):
+                return (await self._connect()).connection
+        except (RedisError, OSError, TimeoutError):
+            return None
 
     async def ping(self) -> bool:
         """Whether Redis answers now."""
@@ -119,6 +131,12 @@ class RedisStore:
 
     async def _unlink(self, link: _Link, names: Sequence[str]) -> bool:
         (done,) = await _call(link, ("UNLINK", *names))
+        if isinstance(done, ResponseError):
+            raise done
+        return True
+
+    async def _publish(self, link: _Link, channel: str, message: bytes) -> bool:
+        (done,) = await _call(link, ("PUBLISH", channel, message))
         if isinstance(done, ResponseError):
             raise done
         return True

@@ -132,6 +132,9 @@ class Settings:
     store: str = _setting("", "Where state is kept: sqlite:///file or postgresql://... Without it, gateway.db in data_dir.", parse.store)
     redis: str = _setting("", "Redis or Valkey for cached answers. Without it, memory, for a single process only.", parse.redis)
     cache_bytes: int = _setting(64 * 1024 * 1024, "Most bytes of cached answers in memory when there is no Redis.", parse.count(0, 2**40, " bytes"))
+    process_cache_bytes: int = _setting(
+        16 * 1024 * 1024, "Most bytes of cached answers that each process keeps for itself beside Redis; 0: none.", parse.count(0, 2**40, " bytes")
+    )
     workers: int = _setting(1, "Processes that serve HTTP. More than one needs Redis.", parse.count(1, 64))
     with_worker: bool = _setting(default=False, help_="Deliver the inbox from within the serving process too (one machine).", check=parse.boolean)
     tls_cert: Path | None = _setting(None, "Certificate chain (PEM) to serve https with.", parse.file)

@@ -44,3 +44,23 @@ async def test_an_intent_of_a_transaction_that_failed_is_not_there(database: Dat
     with pytest.raises(RuntimeError, match="half way"):
         await fail()
     assert await invalidation.pending(database.derive) == []
+
+
+async def test_members_come_and_go(database: Database):
+    """Who was left out is still there, and says so; leaving out who is gone is no error."""
+
+    async def members() -> dict[str, bool]:
+        return {one.id: one.out for one in await invalidation.members(database.derive)}
+
+    async with database.write() as connection:
+        await invalidation.join(connection, "a")
+        await invalidation.join(connection, "b")
+    assert await members() == {"a": False, "b": False}
+    async with database.write() as connection:
+        await invalidation.leave_out(connection, "a", "gone")
+        await invalidation.leave_out(connection)
+    assert await members() == {"a": True, "b": False}
+    async with database.write() as connection:
+        await invalidation.leave(connection, "a", "gone")
+        await invalidation.leave(connection)
+    assert await members() == {"b": False}
