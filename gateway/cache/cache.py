@@ -247,12 +247,28 @@ class Cache:
             raise
         return intent
 
+    async def _intended_anew(self, intent: _Intent) -> _Intent:
+        """With a new row: one of which the outcome is not known has its whole time from now on, and an old one may count as abandoned already."""
+        try:
+            async with self._database.write() as connection:
+                row = await invalidation.add(connection, intent.names)
+                await invalidation.remove(connection, intent.row)
+        except Unavailable:  # the old one has to do
+            log.warning("intent-not-renewed")
+            return intent
+        self._mine.add(row)
+        self._mine.discard(intent.row)
+        others = await self._circle.others() if self._circle else Others()
+        return _Intent(row, intent.names, others, time.monotonic())
+
     def _drop(self, wanted: tuple[str, ...]) -> None:
         if self._circle:
             self._circle.drop(wanted)
 
     async def _finish(self, intent: _Intent, *, known: bool) -> None:
         try:
+            if not known or time.monotonic() - intent.since > self._abandoned.total_seconds() / 2:
+                intent = await self._intended_anew(intent)
             confirmed = await self._store.renew(intent.names)
             if not known:  # the row stays as after a crash; who sends it again may find it done, and say so at once
                 await asyncio.sleep(self._coherence + _MARGIN)

@@ -95,8 +95,8 @@ class Circle:
         """Whether there is anything to remember; set by who does. A process that never reads is waited for by nobody."""
         self._node = secrets.token_hex(8)
         self._memories: list[Remembered[Any, Any]] = []
-        self._linked = False
-        self._member, self._joined = "", float("inf")
+        self._linked, self._link = False, 0  # and how often that began
+        self._member, self._joined, self._over = "", float("inf"), ""
         self._until = float("-inf")  # what is remembered counts until then
         self._not_before = float("-inf")
         self._turn = 0
@@ -132,11 +132,15 @@ class Circle:
         self._until = began + self._coherence if sound else float("-inf")
         if began > self._joined and not sound and self._linked:
             log.info("cache-left-out")
-            self._member, self._joined = "", float("inf")
+            self._over, self._member, self._joined = self._member, "", float("inf")
             self._not_before = began + _APART * self._coherence
 
     async def tend(self) -> None:
-        """Become a member when there is reason to. Raises Unavailable."""
+        """Become a member when there is reason to; who found to be out says that nobody has to wait any more. Raises Unavailable."""
+        if self._over:
+            async with self._database.write() as connection:
+                await invalidation.leave(connection, self._over)
+            self._over = ""
         if self.wanted and self._linked and not self._member and time.monotonic() >= self._not_before:
             member = secrets.token_hex(16)
             async with self._database.write() as connection:
@@ -171,7 +175,7 @@ class Circle:
             memory.clear()
 
     def _hears(self) -> None:
-        self._linked = True
+        self._linked, self._link = True, self._link + 1
 
     def _heard(self, message: bytes) -> None:
         try:
@@ -215,8 +219,10 @@ class Circle:
         if not others:
             return
         until = since + self._coherence + self._margin
-        if not others.known:  # nobody can be waited for by name
+        link = self._link
+        if not others.known or not self._linked:  # nobody can be waited for by name, or be heard
             self.tell(names)
+            self.counts.add("waited-for-all")
             await asyncio.sleep(max(0.0, until - time.monotonic()))
             return
         self._turn += 1
@@ -228,7 +234,8 @@ class Circle:
                 await self._wait(round_, until)
         finally:
             del self._rounds[turn]
-        if said and round_.waiting:
+        self.counts.add("waited-in-vain", bool(round_.waiting))
+        if said and round_.waiting and self._linked and self._link == link:  # else it may have been said, and not been heard
             await self._give_up(round_.waiting, others)
 
     async def _wait(self, round_: _Round, until: float) -> None:

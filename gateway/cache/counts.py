@@ -12,6 +12,7 @@ class Counts:
     Look-ups: `found-process`, `found-shared`, `found-nothing`, `around-incoherent`, `around-pending`, `around-down`, `broken`.
     Answers: `given-fresh`, `given-stale`, `given-unchanged` (a 304), and `fetched-` with the reason of `policy.Fetch`; `joined`: those of others.
     Beside them: `kept`, `left` (not kept), `evicted` (the EHR refused what was kept), `dropped` (names that changed elsewhere).
+    Writes: `waited-in-vain` for a process that did not say that it forgot, `waited-for-all` where it was not known who remembers.
     """
 
     def __init__(self) -> None:

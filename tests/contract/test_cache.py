@@ -259,6 +259,21 @@ async def test_a_write_whose_outcome_is_unknown_may_come_late(shared: CacheStore
         assert (await reader.look(_ask("a", ehr))).value == b"1"
 
 
+async def test_a_write_that_takes_longer_than_a_crash_is_seen_all_the_same(shared: CacheStore, database: Database, ehr: str):
+    """A slow EHR: others took the intent for abandoned, struck it out and cached again; the end of the write counts as its beginning did."""
+    record, board = Record(), Hub()
+    async with (
+        _process(shared, database, abandoned=COHERENCE, board=board) as writer,
+        _process(shared, database, abandoned=COHERENCE, board=Cuttable(board)) as reader,
+    ):
+        async with writer.touching(names(ehr, ["a"], ["Patient"])):
+            await _until(lambda: reader._polled and not reader._pending and not reader._seen, 5)
+            assert await _answer(reader, _ask("a", ehr), record) == 0
+            await record.write()
+        assert await _answer(reader, _ask("a", ehr), record) == 1
+        assert await _rows(database) == []
+
+
 async def test_unknown_patients_renew_everything_of_that_ehr(two, ehr: str):
     """When the old version is unknown, every answer of the EHR goes, and none of another's."""
     writer, _, reader, _ = two
@@ -534,6 +549,18 @@ async def test_nothing_readable_is_kept(two, shared: CacheStore, ehr: str):
     kept = await shared.get(looked.key)
     assert kept is not None
     assert b"Erika" not in kept
+
+
+async def test_values_outlive_a_new_key_and_not_a_lost_one(database: Database):
+    """The first key seals and all of them open: what the old one sealed is a hit after the rotation, and a miss once the old one is gone."""
+    store, old, new = MemoryStore(1_000_000), bytes(32), bytes([1]) * 32
+    for keys, expected in (([old], None), ([new, old], b"v"), ([new], None)):
+        cache = Cache(store, database, sealer=Sealer(keys))
+        await cache.recover()
+        looked = await cache.look(_ask())
+        assert looked.value == expected
+        if keys == [old]:
+            await cache.fill(looked, b"v", 60)
 
 
 async def test_no_cache_does_nothing():
