@@ -103,15 +103,15 @@ class Kept:
     async def _asked(self, wanted: Wanted, looked: Looked, held: Fetched | None, fetch: Fetch) -> Given:
         """Once for all who ask for the same now. Who said how fresh it has to be does not join what began before she asked."""
 
-        async def work() -> Given:
+        async def fetch_once() -> Given:
             self.cache.counts.add(f"fetched-{fetch.why}")
             return await self._carried_out(wanted, looked, held if fetch.etag else None, fetch)
 
         shared = looked.key if wanted.wish.takes_stale else ""
         if not self.flights.flying(shared):
-            return await self.flights.share(shared, work)
+            return await self.flights.share(shared, fetch_once)
         self.cache.counts.add("joined")
-        given = await self.flights.share(shared, work)
+        given = await self.flights.share(shared, fetch_once)
         return replace(given, source=replace(given.source, collapsed=True)) if isinstance(given.source, Forwarded) else given
 
     async def _carried_out(self, wanted: Wanted, looked: Looked, held: Fetched | None, fetch: Fetch) -> Given:
