@@ -149,8 +149,9 @@ def _search(name: str, given: Json, tables: Tables) -> dict[str, Any]:
 
 
 def _joins(ours: Iterable[str], theirs: Any, prefix: str) -> list[str]:
-    listed = _strings(theirs)
-    return sorted(join for join in ours if join.startswith(prefix) and (join in listed or "*" in listed))
+    """A join that is listed brings all its targets, so one that names a target is there as well."""
+    listed = set(_strings(theirs))
+    return sorted(join for join in ours if join.startswith(prefix) and {"*", join, ":".join(join.split(":")[:2])} & listed)
 
 
 def _published(value: Any, host: str) -> list[str]:

@@ -263,8 +263,8 @@ def _ask(asked: Interaction, narrowed: narrow.Narrowed, page: str, reader: Reade
 
 def _joined(param: Param, tables: Tables) -> set[str]:
     """The types that a join may bring."""
-    source, _, rest = param.value.partition(":")
+    source, name, target = (*param.value.split(":"), "", "")[:3]
     if param.name == "_revinclude":
         return {source}
-    known = tables.search.get(source, {}).get(rest) if param.name == "_include" else None
-    return {target for target in known.targets if target in tables.compartment} if known else set()
+    known = tables.search.get(source, {}).get(name) if param.name == "_include" else None
+    return {one for one in known.targets if one in tables.compartment and target in ("", one)} if known else set()
