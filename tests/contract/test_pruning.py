@@ -40,6 +40,7 @@ KEPT = {
     "inbox_entry": "as above",
     "inbox_key": "as above",
     "pending_invalidation": "goes when the cache confirmed",
+    "cache_member": "one row for each process; that of a dead one goes with the next writes",
 }
 
 
