@@ -5,7 +5,7 @@ Narrowing keeps other people's data from being asked for and keeps totals, pages
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.fhir.interaction import Interaction, Param
 from gateway.fhir.search import split_or
@@ -29,10 +29,24 @@ class Narrowed:
     pointed: bool = False
 
 
+def understood(interaction: Interaction, tables: Tables) -> Interaction:
+    """The search that is really made, which its self link tells (search.html 3.1.1.6): pages have an end, and what nobody here knows is gone.
+
+    Only result parameters can be unknown here (`_pretty`, `_totalMethod`, ...): harmless, and not for the EHR. All others were refused.
+    """
+    known = tables.search.get(interaction.type, {})
+    kept = (param for param in interaction.params if not param.name.startswith("_") or param.name in _RESULT or param.name in known)
+    return interaction.with_params(tuple(_clamped(param) for param in kept))
+
+
+def _clamped(param: Param) -> Param:
+    return replace(param, value=str(min(int(param.value), MAX_COUNT))) if param.name == "_count" else param
+
+
 def narrow(interaction: Interaction, reaches: tuple[Reach, ...], tables: Tables) -> Narrowed:
     """The same search, within the reaches."""
     row = tables.compartment[interaction.type]
-    params = tuple(_clamp(param) for param in interaction.params if _known(param, interaction.type, tables))
+    params = interaction.params
     patients = None if row.kind == "shared" else _union(reaches)
     pointed = False
     if patients is not None:
@@ -53,11 +67,6 @@ def _union(reaches: tuple[Reach, ...]) -> frozenset[str] | None:
             return None
         found |= reach.patients
     return frozenset(found)
-
-
-def _known(param: Param, resource_type: str, tables: Tables) -> bool:
-    """Unknown result parameters (`_pretty`, `_totalMethod`, ...) are dropped: harmless, and nothing unknown goes to the EHR."""
-    return not param.name.startswith("_") or param.name in _RESULT or param.name in tables.search.get(resource_type, {})
 
 
 def _confine(params: tuple[Param, ...], resource_type: str, patients: frozenset[str], tables: Tables) -> tuple[tuple[Param, ...], frozenset[str]]:
@@ -134,9 +143,3 @@ def _condition(reaches: tuple[Reach, ...]) -> tuple[tuple[Param, ...], bool]:
     if len(reaches) == 1:
         return tuple(Param(name, "", value) for name, value in reaches[0].query), True
     return (), False
-
-
-def _clamp(param: Param) -> Param:
-    if param.name == "_count":
-        return Param("_count", "", str(min(int(param.value), MAX_COUNT)))
-    return param

@@ -73,6 +73,8 @@ class Pipeline:
             ehr = self._ehr(principal.ehr)
             asked, page = paging.resume(self._parts.seal, principal, interaction)
             constraint = self._decide(principal, asked)
+            if asked.kind is Kind.SEARCH:
+                asked = narrow.understood(asked, self._parts.tables)
             context = simulated.marked(principal, context)
             await simulated.meet(asked, context.simulated)
             if asked.type == "AuditEvent" and asked.kind is Kind.SEARCH:

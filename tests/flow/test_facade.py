@@ -97,6 +97,13 @@ async def test_searches_page_by_opaque_links(scene: Scene):
     assert first.json()["entry"][0]["fullUrl"].startswith(scene.gateway.base + "/Observation/")
 
 
+async def test_the_self_link_says_what_was_done(scene: Scene):
+    """search.html 3.1.1.6: a parameter that was passed over is not in it, and the page is as long as it was made."""
+    found = await scene.get("Observation?_totalMethod=count&code=718-7&_count=9999")
+    links = {link["relation"]: link["url"] for link in found.json()["link"]}
+    assert links["self"] == f"{scene.gateway.base}/Observation?code=718-7&_count=200"
+
+
 async def test_conditional_reads(scene: Scene):
     """If-None-Match and If-Modified-Since give 304, from the cache too."""
     path = f"Patient/{scene.two.a}"
