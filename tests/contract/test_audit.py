@@ -1,16 +1,19 @@
 """The audit log on a real disk, over SQLite and PostgreSQL, with processes that are really killed."""
 
-# ruff: noqa: ASYNC221, ASYNC240  (the loop of a test may wait for a small local file or a mount)
+# ruff: noqa: ASYNC240  (the loop of a test may wait for a small local file or a mount)
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -302,24 +305,42 @@ async def test_a_full_disk_refuses_and_keeps_whole_lines(log: AuditLog, director
 
 
 @pytest.mark.fault
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 async def test_a_full_file_system_refuses_and_recovers(database: Database, tmp_path: Path):
-    """FAULT-D2 on a real file system of 64 kB: every record that was taken is there, and the log goes on when there is room again."""
+    """FAULT-D2, the kernel refusing at 64 kB: every record that was taken is there, and the log goes on when there is room again."""
     directory = tmp_path / "small"
     directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)], check=True)
     log = AuditLog(database, directory)
-    try:
-        taken = _fill(log)
-        await log.load()
-        assert await _count(database) == taken > 50
-        subprocess.run(["mount", "-o", "remount,size=1m", str(directory)], check=True)
-        log.append(_record(20_000))
-        await log.load()
-        assert await _count(database) == taken + 1
-    finally:
-        await log.close()
-        subprocess.run(["umount", str(directory)], check=True)
+    with _small(directory) as enlarge:
+        try:
+            taken = _fill(log)
+            if os.geteuid() != 0:  # the limit is the process's, and would meet the store as well
+                enlarge()
+            await log.load()
+            assert await _count(database) == taken > 50
+            enlarge()
+            log.append(_record(20_000))
+            await log.load()
+            assert await _count(database) == taken + 1
+        finally:
+            await log.close()
+
+
+@contextmanager
+def _small(directory: Path) -> Iterator[Callable[[], object]]:
+    """Room for 64 kB, and what makes it more: a file system of that size, or, for who may not mount one, a limit on the size of a file."""
+    if os.geteuid() == 0:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)], check=True)
+        try:
+            yield lambda: subprocess.run(["mount", "-o", "remount,size=1m", str(directory)], check=True)
+        finally:
+            subprocess.run(["umount", str(directory)], check=True)
+    else:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (65_536, before[1]))
+        try:
+            yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def _fill(log: AuditLog) -> int:
