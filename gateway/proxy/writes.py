@@ -15,14 +15,13 @@ from gateway.cache import keys
 from gateway.cache.cache import Cache, NoCache
 from gateway.errors import BadRequest, Conflict, FhirError, Forbidden, NotFound, NotSupported, PreconditionFailed, Unprocessable
 from gateway.fhir import json_patch, splice, validate
-from gateway.fhir.bundle import open_searchset
 from gateway.fhir.compartment import matches, patients_of
 from gateway.fhir.interaction import Interaction, Kind, Param
 from gateway.fhir.json import parse, parse_trusted, serialize
 from gateway.fhir.references import relative_reference, walk
 from gateway.proxy import narrow
 from gateway.proxy.fetched import Fetched
-from gateway.proxy.reads import MAX_OWNERS, Reader, is_that, refusal
+from gateway.proxy.reads import MAX_OWNERS, Hit, Reader, is_that, refusal
 from gateway.smart.constraint import Deny, Reach
 from gateway.smart.policy import AccessRules, reach
 from gateway.smart.principal import Principal, PrincipalKind
@@ -103,9 +102,12 @@ class Writer:
         resource = await self._judged(asked)
         condition: tuple[Param, ...] = ()
         if asked.conditions.if_none_exist:
-            condition = self._narrowed_condition(asked)
-            if found := await self._existing(asked, condition):
-                return found
+            narrowed = self._narrowed(asked.type, asked.conditions.if_none_exist, "A conditional create")
+            if narrowed.interaction is None:
+                raise PreconditionFailed("The condition names somebody else.", reason="condition-foreign")
+            condition = narrowed.interaction.params
+            if hit := await self._found(asked.type, narrowed, condition):
+                return self._as_written(200, replace(asked, id=str(hit.resource["id"])), hit.stored)
         async with self.cache.touching(self._names(resource)):
             guard = condition or asked.conditions.guard
             reply = await self.reader.send(EhrCall(Kind.CREATE, asked.type, body=asked.body, if_none_exist=guard))
@@ -202,15 +204,9 @@ class Writer:
 
         Nothing found is 404, whether it is there for somebody else or not at all: nothing is made by an update here. Several are 412.
         """
-        narrowed = self._narrowed(asked.type, asked.params, "A condition")
-        hits = list(await self.reader.find(asked.type, narrowed, self.reader.constraint.match))
-        for hit in hits:
-            self._check_holds(hit.resource, asked.params)
-        if not hits:
+        hit = await self._found(asked.type, self._narrowed(asked.type, asked.params, "A condition"), asked.params)
+        if hit is None:
             raise NotFound
-        if len(hits) > 1:
-            raise PreconditionFailed("The condition holds for several resources.", reason="condition-multiple")
-        hit = hits[0]
         one = replace(asked, id=str(hit.resource["id"]), params=())
         match asked.kind:
             case Kind.PATCH:
@@ -287,7 +283,7 @@ class Writer:
             return False
         return True
 
-    # Conditional create ---------------------------------------------------------------------------------------------------
+    # What a condition finds ---------------------------------------------------------------------------------------------------
 
     def _reaches(self, resource_type: str, letter: str) -> tuple[Reach, ...]:
         return reach(self.principal, resource_type, letter, tables=self.reader.tables, rules=self.rules)
@@ -299,26 +295,14 @@ class Writer:
             raise Forbidden(f"{what} needs a scope to search.", reason="scope-missing")
         return narrow.narrow(Interaction(Kind.SEARCH, resource_type, params=condition), reaches, self.reader.tables)
 
-    def _narrowed_condition(self, asked: Interaction) -> tuple[Param, ...]:
-        narrowed = self._narrowed(asked.type, asked.conditions.if_none_exist, "A conditional create")
-        if narrowed.interaction is None:
-            raise PreconditionFailed("The condition names somebody else.", reason="condition-foreign")
-        return narrowed.interaction.params
-
-    async def _existing(self, asked: Interaction, condition: tuple[Param, ...]) -> Written | None:
-        reply = await self.reader.send(EhrCall(Kind.SEARCH, asked.type, params=(*condition, Param("_count", "", "2"))))
-        if reply.status != 200:
-            raise refusal(reply, self.reader.ehr, self.reader.context, self.reader.events)
-        found = [entry for entry in open_searchset(reply.body).entries if entry.mode == "match"]
-        mine = [entry for entry in found if await self.reader.judge(entry.resource, self.reader.constraint.match)]
-        for entry in mine:
-            self._check_holds(entry.resource, condition)
-        if not mine:
-            return None
-        if len(mine) > 1:
+    async def _found(self, resource_type: str, narrowed: narrow.Narrowed, condition: tuple[Param, ...]) -> Hit | None:
+        """The one resource within reach that the condition finds; None for none. Several are 412 (http.html 3.1.0.7.1)."""
+        hits = await self.reader.find(resource_type, narrowed, self.reader.constraint.match)
+        for hit in hits:
+            self._check_holds(hit.resource, condition)
+        if len(hits) > 1:
             raise PreconditionFailed("The condition holds for several resources.", reason="condition-multiple")
-        stored = await self.reader.read(Interaction(Kind.READ, asked.type, str(mine[0].resource.get("id"))), self.reader.constraint.match)
-        return self._as_written(200, replace(asked, id=str(mine[0].resource.get("id"))), stored)
+        return hits[0] if hits else None
 
     def _check_holds(self, resource: Resource, condition: tuple[Param, ...]) -> None:
         """An EHR that ignores a parameter gives any resource, and the create would be lost for it. Tokens are judged here, to the letter."""
