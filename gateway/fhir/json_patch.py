@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, cast
 
 from gateway.errors import BadRequest, FhirError, Unprocessable
 from gateway.fhir import inbound
-from gateway.fhir.json import parse, serialize
+from gateway.fhir.json import MAX_DEPTH, parse, serialize
 
 MAX_OPERATIONS = 100
 MAX_COPIED = 100_000
-"""Values that the copies of one patch may make together: each may double the document."""
+"""Values that one patch may copy and move, all together: each copy may double the document."""
 
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
@@ -73,10 +73,9 @@ def apply(document: Any, operations: Sequence[Operation]) -> Any:
     copied = 0
     for index, one in enumerate(operations):
         try:
-            if one.op == "copy":
-                copied += sum(1 for _ in _values(_get(result, one.source)))
-                if copied > MAX_COPIED:
-                    raise Unprocessable("The patch copies too much.", reason="patch-too-large", code="too-costly")
+            copied += _weight(result, one)
+            if copied > MAX_COPIED:
+                raise _too_large()
             _do(result, one)
         except LookupError as error:
             text = f"Operation {index + 1} of the patch names a place that is not there."
@@ -141,6 +140,20 @@ def _malformed(text: str) -> FhirError:
 
 
 # The steps of RFC 6902 section 4. A place that is not there is a LookupError.
+
+
+def _weight(document: Any, one: Operation) -> int:
+    """How many values the step copies or moves. What it puts somewhere may not go deeper than a body may (FAULT-S6)."""
+    if one.op in ("test", "remove"):
+        return 0
+    size, depth = _measured(_get(document, one.source) if one.op in _FROM else one.value)
+    if len(one.path) + depth > MAX_DEPTH:
+        raise _too_large()
+    return size if one.op in _FROM else 0
+
+
+def _too_large() -> FhirError:
+    return Unprocessable("The patch copies or moves too much, or goes too deep.", reason="patch-too-large", code="too-costly")
 
 
 def _do(document: Any, one: Operation) -> None:
@@ -215,12 +228,14 @@ def same(one: Any, other: Any) -> bool:
     return (one is None and other is None) or (isinstance(one, str) and isinstance(other, str) and one == other)
 
 
-def _values(value: Any) -> Iterator[Any]:
-    pending: list[Any] = [value]
+def _measured(value: Any) -> tuple[int, int]:
+    """How many values it is, and how many levels deep."""
+    size, deepest, pending = 0, 0, [(value, 0)]
     while pending:
-        item = pending.pop()
-        yield item
-        if isinstance(item, dict):
-            pending += cast("dict[str, Any]", item).values()
-        elif isinstance(item, list):
-            pending += cast("list[Any]", item)
+        item, level = pending.pop()
+        size += 1
+        if isinstance(item, dict | list):
+            inner = cast("dict[str, Any]", item).values() if isinstance(item, dict) else cast("list[Any]", item)
+            deepest = max(deepest, level + 1)
+            pending += ((one, level + 1) for one in inner)
+    return size, deepest

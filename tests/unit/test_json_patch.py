@@ -148,6 +148,39 @@ def test_copies_cannot_grow_without_end() -> None:
     assert caught.value.reason == "patch-too-large"
 
 
+def _nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"op": "add", "path": "/a" * (1 + 30 * step), "value": _nested(30)} for step in range(3)],
+        [{"op": "add", "path": "/a", "value": _nested(40)}, {"op": "copy", "from": "/a", "path": "/a" * 30}],
+        [
+            {"op": "add", "path": "/b", "value": _nested(40)},
+            {"op": "add", "path": "/a", "value": _nested(40)},
+            {"op": "move", "from": "/b", "path": "/a" * 30},
+        ],
+        [{"op": "add", "path": "/a", "value": _nested(40)}, {"op": "replace", "path": "/a" * 30, "value": _nested(40)}],
+    ],
+)
+def test_no_patch_goes_deeper_than_a_body_may(steps) -> None:
+    """FAULT-S6: step by step it would, and whoever walks the result would end in a stack that is full."""
+    with pytest.raises(Unprocessable) as caught:
+        json_patch.apply({}, json_patch.read(json.dumps(steps).encode()))
+    assert caught.value.reason == "patch-too-large"
+
+
+def test_a_patch_goes_as_deep_as_a_body_may() -> None:
+    """64 levels, the document itself among them."""
+    steps = [{"op": "add", "path": "/a", "value": _nested(40)}, {"op": "replace", "path": "/a" * 24, "value": _nested(40)}]
+    assert json_patch.apply({}, json_patch.read(json.dumps(steps).encode())) == _nested(64)
+
+
 def test_own_links_become_relative() -> None:
     """As in a whole resource: where the member is a reference, and only there."""
     steps = [
