@@ -210,7 +210,8 @@ def _set(document: Any, path: tuple[str, ...], value: Any) -> None:
 
 def _remove(document: Any, path: tuple[str, ...]) -> Any:
     holder = _get(document, path[:-1])
-    return holder.pop(_key(holder, path[-1]))
+    key = _key(holder, path[-1])  # before it is taken for something that has a `pop`
+    return holder.pop(key)
 
 
 def same(one: Any, other: Any) -> bool:

@@ -64,6 +64,8 @@ FAILING = [
     ({"a": [1]}, {"op": "replace", "path": "/a/1", "value": 1}),
     ({"a": 1}, {"op": "copy", "from": "/b", "path": "/c"}),
     ({"a": 1}, {"op": "move", "from": "/b", "path": "/c"}),
+    ({"a": None}, {"op": "remove", "path": "/a/b"}),
+    ({"a": "x"}, {"op": "remove", "path": "/a/0"}),
     ({"a": 1}, {"op": "test", "path": "/b", "value": None}),
     ({"a": 1}, {"op": "test", "path": "/a", "value": True}),
     ({"a": 0}, {"op": "test", "path": "/a", "value": False}),
